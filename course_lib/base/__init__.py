@@ -1,0 +1,1 @@
+"""What several chapters share; knows no chapter."""

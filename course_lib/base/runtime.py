@@ -1,0 +1,142 @@
+"""Where and how the course computes: device, seed, mixed precision, and the one switch between sizes.
+
+Everything here can be overridden from the environment, so that a notebook never needs editing:
+
+| variable | values | effect |
+|---|---|---|
+| `COURSE_DEVICE` | `cpu`, `cuda`, `cuda:1`, `mps` | the device to compute on |
+| `COURSE_PRECISION` | `auto`, `float32`, `bfloat16` | mixed precision off, on, or measured |
+| `COURSE_SIZE` | `auto`, `laptop`, `gpu` | small live runs, or the larger ones |
+| `COURSE_OFFLINE` | `1` | never touch the network |
+"""
+
+import contextlib
+import functools
+import os
+import random
+import time
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+T = TypeVar("T")
+
+
+def _choice(variable: str, allowed: tuple[str, ...]) -> str:
+    """The value of an environment variable that may only take some values; the first one is the default."""
+    value = os.environ.get(variable, "") or allowed[0]
+    if value not in allowed:
+        raise ValueError(f"{variable} must be one of {', '.join(allowed)}; got {value!r}")
+    return value
+
+
+def device() -> torch.device:
+    """The device to compute on: `COURSE_DEVICE`, else CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: `COURSE_DEVICE` names no device, or one that this machine lacks.
+    """
+    wanted = os.environ.get("COURSE_DEVICE")
+    if not wanted:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(wanted)
+        torch.zeros(1, device=chosen)
+    except Exception as error:  # torch raises RuntimeError, AssertionError or its own, by back end
+        raise ValueError(f"COURSE_DEVICE={wanted!r} is not usable here: {error}") from error
+    return chosen
+
+
+def seed_everything(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Seed Python, NumPy and torch, ask torch for repeatable kernels, and return a seeded generator.
+
+    The same seed gives the same result twice on one machine with one number of threads; other machines
+    round differently.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this set
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False  # picks kernels by timing, so a run may differ from the last
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _seconds(work, repeats: int = 3) -> float:
+    """The best wall time of a few calls, after one to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@functools.cache
+def bf16_speedup() -> float:
+    """How many times faster this CPU runs a 3×3 convolution, forward and back, under bf16 autocast.
+
+    Measured once per process, in about 0.1 s: instruction sets promise what they like, only a clock knows.
+    """
+    weight = torch.zeros(64, 64, 3, 3)
+    picture = torch.zeros(1, 64, 96, 96, requires_grad=True)
+
+    def work(enabled: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            features = torch.nn.functional.conv2d(picture, weight, padding=1)
+        torch.autograd.grad(features.sum(), picture)
+
+    return _seconds(lambda: work(False)) / _seconds(lambda: work(True))
+
+
+def autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
+    """Mixed precision to bfloat16 where it pays: `with autocast(x.device): ...`.
+
+    On CUDA when the card supports bf16, on a CPU when `bf16_speedup()` is at least 1.3, elsewhere not.
+    `COURSE_PRECISION=float32` switches it off, `bfloat16` on.
+    """
+    kind = torch.device(device).type
+    precision = _choice("COURSE_PRECISION", ("auto", "float32", "bfloat16"))
+    if precision == "auto":
+        if kind == "cuda":
+            enabled = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            enabled = kind == "cpu" and bf16_speedup() >= 1.3
+    else:
+        enabled = precision == "bfloat16"
+    return torch.autocast(kind, torch.bfloat16) if enabled else contextlib.nullcontext()
+
+
+def is_large() -> bool:
+    """Whether to use the larger networks and longer runs: on a GPU, unless `COURSE_SIZE` says otherwise."""
+    size = _choice("COURSE_SIZE", ("auto", "laptop", "gpu"))
+    return device().type == "cuda" if size == "auto" else size == "gpu"
+
+
+def pick(laptop: T, gpu: T) -> T:
+    """The one switch between the sizes of a laptop and of a GPU: `steps = pick(laptop=100, gpu=1000)`."""
+    return gpu if is_large() else laptop
+
+
+def is_offline() -> bool:
+    """Whether `COURSE_OFFLINE` forbids downloads."""
+    return os.environ.get("COURSE_OFFLINE", "") not in ("", "0")
+
+
+def describe(seed: int | None = None) -> str:
+    """One line for a notebook's setup cell: device, precision, size, versions and seed."""
+    import torchvision
+
+    where = device()
+    precision = "float32" if isinstance(autocast(where), contextlib.nullcontext) else "bfloat16 autocast"
+    parts = [
+        f"device {where} ({precision})",
+        f"size {'gpu' if is_large() else 'laptop'}",
+        f"torch {torch.__version__}",
+        f"torchvision {torchvision.__version__}",
+    ]
+    return " · ".join(parts + ([f"seed {seed}"] if seed is not None else []))
