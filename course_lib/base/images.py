@@ -1,0 +1,270 @@
+"""Pictures as tensors: `(B, C, H, W)`, float32, RGB, in [0, 1]. Load, save, resize, crop, lay out in a grid.
+
+Files are decoded by Pillow and resampled by torch's antialiased bicubic filter.
+"""
+
+import io
+import operator
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import center_crop
+from torchvision.utils import make_grid
+
+from course_lib.base.checkpoints import write_atomically
+
+Source = str | os.PathLike | bytes | np.ndarray | Image.Image
+Size = int | tuple[int, int]
+
+MIN_SIDE = 16  # the deepest feature layer halves four times
+MAX_SIDE = 4096  # a longer side is scaled down to this on load
+MAX_PIXELS = 80_000_000  # more are refused undecoded: they would take gigabytes as float32
+
+_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
+
+
+def load(source: Source, size: int | None = None) -> Tensor:
+    """Read one picture as RGB.
+
+    Grey, palette, CMYK and 1-bit pictures become RGB, transparent ones are laid over white, EXIF rotation is
+    obeyed, of an animation the first frame is taken. A picture whose longer side exceeds `MAX_SIDE` (4096 px)
+    is scaled down to that, antialiased.
+
+    Args:
+        source: a path, the bytes of an image file, a `PIL.Image.Image`, or an array (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or floats in [0, 1].
+        size: the shorter side of the result in pixels; `None` keeps the picture's own.
+
+    Returns:
+        (1, 3, H, W) float32 in [0, 1], on the CPU; both sides at least `MIN_SIDE` (16 px).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a picture, a damaged one, one too small or too large, or array values out of range.
+        TypeError: a source or an array of another type.
+    """
+    name, array = _read(source)
+    picture = _from_array(array, name)
+    shape = H, W = _limited(*picture.shape[2:])
+    if min(shape) < MIN_SIDE:
+        raise ValueError(f"{name} is too small: {W}×{H} px, expected at least {MIN_SIDE} px a side")
+    if size is not None:
+        shape = H, W = _shape(size, H, W)
+        if min(shape) < MIN_SIDE or max(shape) > MAX_SIDE:
+            raise ValueError(f"size={size} makes {name} {W}×{H} px; expected {MIN_SIDE} to {MAX_SIDE} px a side")
+    return picture if picture.shape[2:] == shape else resize(picture, shape)
+
+
+def _limited(H: int, W: int) -> tuple[int, int]:
+    """The shape after the longer side is scaled down to `MAX_SIDE`, where it exceeds that."""
+    scale = min(1.0, MAX_SIDE / max(H, W, 1))
+    return max(1, round(H * scale)), max(1, round(W * scale))
+
+
+def _read(source: Source) -> tuple[str, np.ndarray]:
+    """The source's name for messages, and its pixels as an array."""
+    if isinstance(source, np.ndarray):
+        return "the array", source
+    if isinstance(source, Image.Image):
+        return "the image", _decode(source, "the image")
+    if isinstance(source, bytes):
+        return "the bytes", _decode(io.BytesIO(source), "the bytes")
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"expected a path, bytes, a NumPy array or a PIL image; got {type(source).__name__}")
+    name = os.fspath(source)
+    if re.match(r"[a-z]{2,}://", name, re.IGNORECASE):
+        raise ValueError(f"{name} is an address, not a path: fetch it first with pictures.download")
+    if os.path.isdir(name):
+        raise ValueError(f"{name} is a folder, expected an image file")
+    with open(name, "rb") as stream:
+        return name, _decode(stream, name)
+
+
+def _decode(source: BinaryIO | Image.Image, name: str) -> np.ndarray:
+    """The pixels of an image, whatever Pillow raises turned into one kind of error."""
+    try:
+        return _pixels(source if isinstance(source, Image.Image) else Image.open(source))
+    except Exception as error:  # damaged files surface as OSError, SyntaxError, EOFError, zlib's and others
+        raise ValueError(f"cannot read {name} as a picture: {error}") from error
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Upright pixels: (H, W, 3) uint8, or (H, W) uint16 or float32 where 8 bits would lose some."""
+    W, H = image.size
+    if W * H > MAX_PIXELS:
+        raise ValueError(f"{W}×{H} px, expected at most {MAX_PIXELS:,} in all")
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, _limited(W, H))  # the decoder itself leaves pixels out; never below this size
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode.startswith("I"):  # 16-bit grey: I;16 and its kin, or I in older releases of Pillow
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(f"expected 16-bit grey, got values from {pixels.min()} to {pixels.max()}")
+        return pixels.astype(np.uint16)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    return np.asarray(image)
+
+
+def _from_array(array: np.ndarray, name: str) -> Tensor:
+    """(1, 3, H, W) in [0, 1] from an array of any layout and dtype that `load` accepts."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ValueError(f"expected an array (H, W) or (H, W, C) with C of 1, 3 or 4; {name} is {array.shape}")
+    kind, itemsize = array.dtype.kind, array.dtype.itemsize
+    if kind not in "bf" and not (kind == "u" and itemsize <= 2):
+        raise TypeError(f"expected uint8, uint16, bool or floats in [0, 1]; {name} is {array.dtype}")
+    # 1e-6 forgives rounding; the condition is written so that NaN fails it too.
+    if kind == "f" and not ((array >= -1e-6) & (array <= 1 + 1e-6)).all():
+        raise ValueError(f"expected floats in [0, 1]; {name} spans {array.min():.3g} to {array.max():.3g}")
+    pixels = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    if array.ndim == 2:
+        pixels = pixels[..., None]
+    if kind == "u":
+        pixels /= np.iinfo(array.dtype).max
+    pixels = pixels.permute(2, 0, 1)[None]
+    if pixels.shape[1] == 4:
+        colour, alpha = pixels.split([3, 1], dim=1)
+        pixels = colour * alpha + (1 - alpha)  # over white
+    return pixels.expand(-1, 3, -1, -1).clamp(0, 1).contiguous()
+
+
+def _shape(size: Size, H: int, W: int) -> tuple[int, int]:
+    """The shape (H, W) that `size` asks of pictures of shape (H, W)."""
+    try:
+        if isinstance(size, tuple | list):
+            height, width = map(operator.index, size)
+        else:
+            shorter = operator.index(size)
+            height, width = round(H * shorter / min(H, W)), round(W * shorter / min(H, W))
+    except TypeError:
+        raise TypeError(f"expected size as an int or as (H, W), got {size!r}") from None
+    if min(height, width) < 1:
+        raise ValueError(f"expected a size of at least 1 px, got {size!r}")
+    return height, width
+
+
+def _check_batch(pictures: Tensor) -> None:
+    """Refuse what is not a non-empty batch of floating-point pictures."""
+    if not isinstance(pictures, Tensor) or not pictures.is_floating_point():
+        given = pictures.dtype if isinstance(pictures, Tensor) else type(pictures).__name__
+        raise TypeError(f"expected a floating-point tensor (B, C, H, W) in [0, 1], got {given}")
+    if pictures.ndim != 4 or 0 in pictures.shape:
+        raise ValueError(f"expected a non-empty tensor (B, C, H, W), got shape {tuple(pictures.shape)}")
+
+
+def resize(pictures: Tensor, size: Size) -> Tensor:
+    """Resample (B, C, H, W) in [0, 1] with an antialiased bicubic filter; differentiable.
+
+    Args:
+        pictures: any floating dtype, any device.
+        size: an int makes the shorter side that long and keeps the aspect; (H, W) is taken exactly.
+
+    Returns:
+        (B, C, H', W'), clamped to [0, 1], because a bicubic filter overshoots at edges.
+
+    Raises:
+        ValueError, TypeError: another shape or dtype, or a size below 1 px.
+    """
+    _check_batch(pictures)
+    _, _, H, W = pictures.shape
+    shape = height, width = _shape(size, H, W)
+    if width == 1 < height:  # torch 2.15 on the CPU fills such columns with their first value
+        return resize(pictures.mT, (1, height)).mT
+    exact = pictures.to(torch.promote_types(pictures.dtype, torch.float32))  # CPUs lack the filter for halves
+    resampled = F.interpolate(exact, shape, mode="bicubic", antialias=True, align_corners=False)
+    return resampled.clamp(0, 1).to(pictures.dtype)
+
+
+def centre_crop(pictures: Tensor, size: Size) -> Tensor:
+    """Cut the largest centred region of the wanted aspect out of (B, C, H, W), then `resize` it.
+
+    Args:
+        pictures: any floating dtype, any device, in [0, 1].
+        size: an int for a square, or (H, W).
+
+    Raises:
+        ValueError, TypeError: as for `resize`.
+    """
+    _check_batch(pictures)
+    _, _, H, W = pictures.shape
+    height, width = _shape(size, 1, 1)
+    scale = min(H / height, W / width)
+    region = [max(1, round(height * scale)), max(1, round(width * scale))]
+    return resize(center_crop(pictures, region), (height, width))
+
+
+def grid(pictures: Tensor, columns: int, padding: int = 2, value: float = 1.0) -> Tensor:
+    """Lay a batch out row by row as one picture, framed and separated by `padding` pixels of `value`.
+
+    Args:
+        pictures: (B, C, H, W); one channel becomes three.
+        columns: pictures in a row; with fewer than that, one row of B. The last row is filled with `value`.
+
+    Returns:
+        (1, C, H', W') with `H' = rows · (H + padding) + padding`, `W'` likewise; no gradient.
+
+    Raises:
+        ValueError, TypeError: another shape or dtype, no columns, or a negative padding.
+    """
+    _check_batch(pictures)
+    if columns < 1 or padding < 0:
+        raise ValueError(f"expected columns ≥ 1 and padding ≥ 0, got {columns} and {padding}")
+    if len(pictures) > 1:
+        return make_grid(pictures, columns, padding, pad_value=value)[None]
+    # make_grid returns a lone picture unframed.
+    lone = pictures.detach().expand(-1, max(3, pictures.shape[1]), -1, -1)
+    return F.pad(lone, [padding] * 4, value=value)
+
+
+def to_array(picture: Tensor) -> np.ndarray:
+    """One picture as an array (H, W, 3), float32, clamped to [0, 1], for matplotlib.
+
+    Args:
+        picture: (1, C, H, W) or (C, H, W), C of 1 or 3, on any device.
+
+    Raises:
+        ValueError, TypeError: another shape or dtype, or pixels that are not finite.
+    """
+    batch = picture[None] if isinstance(picture, Tensor) and picture.ndim == 3 else picture
+    _check_batch(batch)
+    B, C, H, W = batch.shape
+    if B != 1 or C not in (1, 3):
+        raise ValueError(
+            f"expected one picture, (1, C, H, W) or (C, H, W) with C of 1 or 3; got {tuple(picture.shape)}"
+        )
+    if not batch.isfinite().all():
+        raise ValueError("expected a picture in [0, 1]; some pixels are not finite")
+    return batch[0].detach().float().cpu().clamp(0, 1).expand(3, H, W).permute(1, 2, 0).contiguous().numpy()
+
+
+def save(picture: Tensor, path: str | os.PathLike) -> None:
+    """Write one picture with 8 bits a channel; an older file is replaced only by a whole one.
+
+    Args:
+        picture: (1, C, H, W) or (C, H, W), C of 1 or 3; clamped to [0, 1].
+        path: ends in .png, .webp (lossless), .jpg or .jpeg (quality 95); its folder is created where missing.
+
+    Raises:
+        ValueError, TypeError: another suffix, or as for `to_array`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ValueError(f"expected a name ending in {', '.join(_FORMATS)}; got {os.fspath(path)!r}")
+    pixels = np.rint(to_array(picture) * 255).astype(np.uint8)
+    encoded = io.BytesIO()
+    format = _FORMATS[suffix]
+    Image.fromarray(pixels).save(encoded, format, **_OPTIONS.get(format, {}))
+    write_atomically(path, encoded.getvalue())

@@ -1,0 +1,91 @@
+"""base/runtime.py: overrides, repeatability, and a mixed precision that is only on where it pays."""
+
+import contextlib
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib.base import runtime
+
+
+def test_device_override(monkeypatch, device):
+    monkeypatch.setenv("COURSE_DEVICE", str(device))
+    assert runtime.device().type == device.type
+    for wrong in ("abacus", "cuda:99"):
+        monkeypatch.setenv("COURSE_DEVICE", wrong)
+        with pytest.raises(ValueError, match=f"COURSE_DEVICE='{wrong}'"):
+            runtime.device()
+
+
+def test_a_seed_repeats_everything(device):
+    def draw(seed: int) -> list:
+        generator = runtime.seed_everything(seed, device)
+        drawn = torch.randn(3, generator=generator, device=device).tolist()
+        return [random.random(), np.random.rand(), torch.rand(2).tolist(), drawn]
+
+    assert draw(7) == draw(7) != draw(8)
+
+
+def test_gradients_of_a_network_repeat(device):
+    def gradient() -> torch.Tensor:
+        runtime.seed_everything(0)
+        layer = torch.nn.Conv2d(3, 16, 3).to(device)
+        x = torch.rand(4, 3, 33, 33).to(device).requires_grad_()
+        with runtime.autocast(device):
+            layer(x).square().sum().backward()
+        return torch.cat([x.grad.flatten(), layer.weight.grad.flatten()])
+
+    assert torch.equal(gradient(), gradient())
+
+
+def test_precision_override(monkeypatch, device):
+    x = torch.rand(1, 8, 8, 8, device=device)
+    weight = torch.rand(8, 8, 3, 3, device=device)
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        monkeypatch.setenv("COURSE_PRECISION", precision)
+        with runtime.autocast(device):
+            assert torch.nn.functional.conv2d(x, weight).dtype == dtype
+    monkeypatch.setenv("COURSE_PRECISION", "float8")
+    with pytest.raises(ValueError, match="COURSE_PRECISION must be one of auto, float32, bfloat16; got 'float8'"):
+        runtime.autocast(device)
+
+
+def test_precision_follows_the_clock(monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "auto")
+    for speedup, mixed in ((0.7, False), (3.0, True)):
+        monkeypatch.setattr(runtime, "bf16_speedup", lambda speedup=speedup: speedup)
+        assert isinstance(runtime.autocast("cpu"), contextlib.nullcontext) != mixed
+    assert isinstance(runtime.autocast("mps"), contextlib.nullcontext)
+
+
+def test_speedup_is_measured_whatever_the_caller_does():
+    for context in (torch.no_grad, torch.inference_mode, contextlib.nullcontext):
+        with context():
+            assert 0.02 < runtime.bf16_speedup.__wrapped__() < 50
+    assert runtime.bf16_speedup() == runtime.bf16_speedup()  # measured once a process
+
+
+def test_sizes(monkeypatch):
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    for size, expected in (("auto", 1), ("laptop", 1), ("gpu", 2)):
+        monkeypatch.setenv("COURSE_SIZE", size)
+        assert runtime.pick(laptop=1, gpu=2) == expected
+    monkeypatch.setenv("COURSE_SIZE", "huge")
+    with pytest.raises(ValueError, match="COURSE_SIZE must be one of"):
+        runtime.is_large()
+
+
+def test_describe_says_where_and_what(monkeypatch):
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    line = runtime.describe(seed=3)
+    assert "device cpu (float32)" in line and torch.__version__ in line and line.endswith("seed 3")
+    assert "seed" not in runtime.describe()
+
+
+def test_offline_switch(monkeypatch):
+    for value, offline in (("1", True), ("0", False), ("", False)):
+        monkeypatch.setenv("COURSE_OFFLINE", value)
+        assert runtime.is_offline() is offline
