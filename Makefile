@@ -1,0 +1,62 @@
+# The commands of the course; `make` alone lists them. GNU make 3.81 (macOS) is enough.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PY := "$(BIN)/python"
+STAMP := $(VENV)/.course-installed
+MADE := $(VENV)/.course-made-this-venv
+
+# Notebooks start programs by name, so the environment comes first on PATH; by its absolute name, as they
+# run in another folder.
+export PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(BIN):$(PATH)
+
+.PHONY: help lab test run bench checkpoints clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "PYTHON=$(PYTHON) makes the environment, VENV=$(VENV) is its folder; give either to change it:"
+	@echo "make test PYTHON=python3.12 VENV=/somewhere/else"
+
+lab: $(STAMP) ## install the course and open it in JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+test: $(STAMP) ## install the course, then check style, unit tests and every cell of every notebook
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	COURSE_OFFLINE=1 $(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=120
+
+run: $(STAMP) ## execute every notebook into build/*.html; time, peak memory and result of each
+	$(PY) benchmarks/notebooks.py --html build --json build/notebooks.json
+
+bench: $(STAMP) ## run every script of benchmarks/; tables here, figures in build/*.json
+	@mkdir -p build
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; \
+		$(PY) "$$script" --json "build/$$(basename "$$script" .py).json"; done
+
+checkpoints: $(STAMP) ## train data/checkpoints anew with every script of recipes/ (hours on a CPU)
+	@set -e; for script in $(sort $(wildcard recipes/*.py)); do echo "== $$script"; $(PY) "$$script"; done
+
+clean: ## remove what make created: build/, caches, and the environment unless it was there before
+	rm -rf build .pytest_cache .ruff_cache .hypothesis $(wildcard */__pycache__ */*/__pycache__)
+	@if [ -e "$(MADE)" ]; then echo "rm -rf $(VENV)"; rm -rf "$(VENV)"; else rm -f "$(STAMP)"; fi
+
+# The stamp holds the folder that was installed: an environment filled from another clone is filled again.
+ifneq ($(shell cat "$(STAMP)" 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+# pip 22.3 is the first that installs into another environment, which a test does.
+$(STAMP): pyproject.toml
+	@rm -f "$(STAMP)"
+	@python=$(PY); [ -x "$$python" ] || python="$(PYTHON)"; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "The course needs Python 3.10 or newer; $$python is $$("$$python" --version 2>&1)." >&2; \
+		echo "Name another one: make PYTHON=python3.12 VENV=a-new-folder" >&2; exit 1; }
+	@if [ ! -e "$(VENV)" ]; then mkdir -p "$(VENV)" && touch "$(MADE)"; fi
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
+	$(PY) -m pip install 'pip>=22.3'
+	$(PY) -m pip install --editable '.[lab,test]'
+	@echo '$(CURDIR)' > "$(STAMP)"

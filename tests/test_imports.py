@@ -1,0 +1,172 @@
+"""The house keeps its rules: who may import whom, what is documented and typed, how long a file may be."""
+
+import ast
+import functools
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "course_lib"
+
+# The lecture's order is the order of dependence: a chapter may build on those before it.
+CHAPTERS = (
+    "style_transfer",
+    "upsampling",
+    "gan",
+    "vae",
+    "stylegan",
+    "diffusion",
+    "guidance",
+    "text_to_image",
+    "detection",
+    "segmentation",
+    "keypoints",
+    "reconstruction",
+)
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 320
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+
+
+def module_name(path: Path) -> str:
+    """`course_lib/base/runtime.py` as `course_lib.base.runtime`."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function, by its full name."""
+    return imports_of(path.read_text(encoding="utf-8"), module_name(path), path.name == "__init__.py")
+
+
+def imports_of(source: str, module: str, is_package: bool) -> set[str]:
+    names = set()
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            # One dot is the package that the file is in, each further dot the one around it.
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:  # `from course_lib.base import images` imports a module, not a name
+                full = f"{origin}.{alias.name}"
+                names.add(full if full in MODULES else origin)
+    return names
+
+
+def own(names: set[str]) -> set[str]:
+    return {name for name in names if name.split(".")[0] == "course_lib"}
+
+
+def forbidden(module: str, names: set[str]) -> set[str]:
+    """Those of the course's own modules that `module` must not import."""
+    room = module.split(".")[1]
+    allowed = CHAPTERS[: CHAPTERS.index(room)] if room in CHAPTERS else ()
+    return {name for name in own(names) if name != "course_lib" and name.split(".")[1] not in ("base", *allowed)}
+
+
+def test_every_module_has_its_room():
+    rooms = {module.split(".")[1] for module in MODULES if "." in module}
+    assert rooms <= {"base", *CHAPTERS}, "a new chapter takes its place in CHAPTERS, in the lecture's order"
+
+
+@each_file
+def test_imports_only_base_and_earlier_chapters(path):
+    module = module_name(path)
+    if module == "course_lib":
+        assert not own(imported(path)), "importing the package must load no chapter"
+    else:
+        assert not forbidden(module, imported(path))
+
+
+def test_the_rule_sees_every_form_of_import():
+    cases = {
+        "import course_lib.gan": {"course_lib.gan"},
+        "from course_lib.base import runtime": {"course_lib.base.runtime"},
+        "from course_lib.base.runtime import device": {"course_lib.base.runtime"},
+        "def f():\n    from .base.runtime import device": {"course_lib.base.runtime"},
+        "from . import base": {"course_lib.base"},
+    }
+    for source, expected in cases.items():
+        assert imports_of(source, "course_lib.upsampling", is_package=False) == expected
+    later = {"course_lib.gan", "course_lib.style_transfer", "course_lib.base.runtime", "torch"}
+    assert forbidden("course_lib.upsampling", later) == {"course_lib.gan"}
+    assert forbidden("course_lib.base.runtime", later) == {"course_lib.gan", "course_lib.style_transfer"}
+
+
+def test_no_circles():
+    graph = {module_name(path): own(imported(path)) & MODULES for path in FILES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@each_file
+def test_no_star_imports(path):
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    stars = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
+    assert not stars
+
+
+@each_file
+def test_only_plots_and_widgets_draw(path):
+    """A recipe on a server needs no matplotlib; it is also the slowest import after torch."""
+    if path.name in ("plots.py", "widgets.py"):
+        return
+    drawing = {"matplotlib", "ipywidgets", "IPython", "course_lib.base.plots", "course_lib.base.widgets"}
+    assert not {name for name in imported(path) if name in drawing or name.split(".")[0] in drawing}
+
+
+@functools.cache
+def public(path: Path) -> list[tuple[str, ast.AST]]:
+    """The public classes and functions of a file, and the public methods and `__init__` of those classes."""
+
+    def walk(body: list[ast.stmt], prefix: str) -> list[tuple[str, ast.AST]]:
+        found = []
+        for node in body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if node.name.startswith("_") and node.name != "__init__":
+                continue
+            found.append((prefix + node.name, node))
+            if isinstance(node, ast.ClassDef):
+                found += walk(node.body, f"{node.name}.")
+        return found
+
+    return walk(ast.parse(path.read_text(encoding="utf-8")).body, "")
+
+
+@each_file
+def test_every_public_name_has_a_docstring(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), "the module itself"
+    without = [
+        name
+        for name, node in public(path)
+        if not name.endswith("__init__") and not ast.get_docstring(node)  # the class documents __init__
+    ]
+    assert not without
+
+
+@each_file
+def test_every_public_signature_is_typed(path):
+    untyped = []
+    for name, node in public(path):
+        if isinstance(node, ast.ClassDef):
+            continue
+        a = node.args
+        arguments = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, [a.vararg, a.kwarg])]
+        missing = [x.arg for x in arguments if x.annotation is None and x.arg not in ("self", "cls")]
+        missing += ["return"] if node.returns is None else []
+        untyped += [f"{name}: {', '.join(missing)}"] if missing else []
+    assert not untyped
+
+
+@each_file
+def test_a_file_stays_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, "if it grows past that, something is in the wrong room"

@@ -1,0 +1,240 @@
+"""The course installs: equal dependencies everywhere, a wheel that carries its checkpoints, make's stamps."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CONDA_NAMES = {"torch": "pytorch"}
+
+
+def pyproject() -> dict:
+    """pyproject.toml; Python 3.10 has no parser of its own, but its pip carries one."""
+    parser = import_module("tomllib" if sys.version_info >= (3, 11) else "pip._vendor.tomli")
+    return parser.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def requirements() -> set[str]:
+    """What a full install needs, in pyproject.toml's words."""
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"]
+    return {*project["dependencies"], *extras["lab"], *extras["test"]}
+
+
+def run(*command, cwd, env=None):
+    """Run a command to its end; its outputs are in the message if it fails."""
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+# --- dependencies ---
+
+
+def test_requirements_have_lower_bounds_only():
+    project = pyproject()["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    for requirement in (requirement for group in groups for requirement in group):
+        assert re.fullmatch(r"[a-z][a-z0-9-]*>=\d+(\.\d+)*", requirement), requirement
+    assert re.fullmatch(r">=\d+\.\d+", project["requires-python"])
+
+
+def test_conda_environment_asks_for_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    pip = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    expected = {f"python{pyproject()['project']['requires-python']}"}
+    for requirement in requirements():
+        name, bound = requirement.split(">=")
+        expected.add(f"{CONDA_NAMES.get(name, name)}>={bound}")
+    assert {entry for entry in conda if not entry.startswith("pip>=")} == expected
+    assert len(conda) == len(set(conda))
+    assert pip == [["-e ."]]
+    assert environment["channels"] == ["conda-forge"]
+
+
+# --- the wheel ---
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from what git tracks, and what it would on the next `git add`."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    listing = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    for name in filter(None, listing.split("\0")):
+        if (ROOT / name).is_file():  # a file removed but not yet committed is still listed
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    run(*pip, "wheel", ".", "--no-index", "--no-deps", "--no-build-isolation", "-w", target, cwd=source)
+    (built,) = target.iterdir()
+    return built
+
+
+def test_wheel_is_pure_python_and_carries_the_checkpoints(wheel):
+    assert wheel.name.endswith("-py3-none-any.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    checkpoints = {path.name for path in (ROOT / "data" / "checkpoints").glob("*.safetensors")}
+    assert checkpoints
+    assert {f"course_lib/data/checkpoints/{name}" for name in checkpoints} <= inside
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "course_lib").rglob("*.py")}
+    assert modules <= inside
+    assert {name.split("/")[0] for name in inside if ".dist-info/" not in name} == {"course_lib"}
+
+
+LOAD_ALL = """
+import json, course_lib
+from course_lib.base import checkpoints
+names = sorted(path.stem for path in checkpoints.folder().glob("*.safetensors"))
+sizes = {name: sum(tensor.numel() for tensor in checkpoints.load(name)[0].values()) for name in names}
+print(json.dumps({"package": course_lib.__file__, "folder": str(checkpoints.folder()), "sizes": sizes}))
+"""
+
+
+def test_installed_wheel_loads_its_checkpoints_elsewhere(wheel, tmp_path):
+    """As in Colab: torch is there already, the course is added with pip, the repository is nowhere."""
+    fresh, elsewhere = tmp_path / "fresh", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    venv.create(fresh, with_pip=False)
+    python = fresh / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    run(*pip, "install", "--no-index", "--no-deps", wheel, cwd=elsewhere)
+
+    # Folders named in a .pth file are searched, but .pth files inside them are not obeyed: the fresh
+    # environment sees torch and does not see an editable install of this repository.
+    site = Path(run(python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    folders |= {str(Path(import_module(name).__file__).parents[1]) for name in ("torch", "numpy", "safetensors")}
+    (site / "torch_of_the_tests.pth").write_text("\n".join(sorted(folders)) + "\n")
+
+    found = json.loads(run(python, "-I", "-c", LOAD_ALL, cwd=elsewhere))
+    assert Path(found["package"]).is_relative_to(site)
+    assert Path(found["folder"]).is_relative_to(site)
+    assert set(found["sizes"]) == {path.stem for path in (ROOT / "data" / "checkpoints").glob("*.safetensors")}
+    assert found["sizes"] and all(found["sizes"].values())
+
+
+# --- make ---
+
+# Stands for the environment's Python: notes what it is asked to do, fails where the test says so.
+FAKE_PYTHON = """#!/bin/sh
+echo "$@" >> "$CALLS"
+case "$*" in *"$FAIL"*) exit 1;; esac
+"""
+
+
+class Clone:
+    """A folder with the Makefile, and an environment in it that only notes what it is asked."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+        for name in ("Makefile", "pyproject.toml"):
+            shutil.copyfile(ROOT / name, self.folder / name)
+        self.python = self.folder / "env" / "bin" / "python"
+        self.python.parent.mkdir(parents=True)
+        self.python.write_text(FAKE_PYTHON)
+        self.python.chmod(0o755)
+        self.stamp = self.folder / "env" / ".course-installed"
+        self.calls = self.folder / "calls"
+
+    def make(self, *arguments: str, fail: str = "nothing at all") -> subprocess.CompletedProcess:
+        """Run make as if from a shell of its own: `make test` passes its own flags on by the environment."""
+        env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON")}
+        self.calls.write_text("")
+        return subprocess.run(
+            ["make", "VENV=env", *arguments],
+            cwd=self.folder,
+            env={**env, "CALLS": str(self.calls), "FAIL": fail},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def asked(self) -> list[str]:
+        """What the environment's Python was run with, without make's looks at its version and its pip."""
+        calls = self.calls.read_text().splitlines()
+        return [call for call in calls if not call.startswith(("-c", "--version", "-m pip --version"))]
+
+
+@pytest.fixture
+def clone(tmp_path) -> Clone:
+    if shutil.which("make") is None or os.name == "nt":
+        pytest.skip("no make here")
+    return Clone(tmp_path)
+
+
+def test_make_test_installs_once_then_checks_everything(clone):
+    assert clone.make("test").returncode == 0
+    install, checks = clone.asked()[:2], clone.asked()[2:]
+    assert install == ["-m pip install pip>=22.3", "-m pip install --editable .[lab,test]"]
+    assert checks[:2] == ["-m ruff check .", "-m ruff format --check ."]
+    assert checks[2].startswith("-m pytest tests notebooks --nbval-lax") and len(checks) == 3
+    assert clone.make("test").returncode == 0
+    assert clone.asked() == checks
+
+
+def test_make_installs_again_when_it_must(clone):
+    dry = ("-n", "test")
+    assert "pip install" in clone.make(*dry).stdout
+    assert clone.make("test").returncode == 0
+    assert "pip install" not in clone.make(*dry).stdout
+    newer = clone.stamp.stat().st_mtime + 10
+    os.utime(clone.folder / "pyproject.toml", (newer, newer))
+    assert "pip install" in clone.make(*dry).stdout
+    os.utime(clone.folder / "pyproject.toml", (0, 0))
+    clone.stamp.write_text("/some/other/clone\n")
+    assert "pip install" in clone.make(*dry).stdout
+
+
+def test_make_leaves_no_stamp_after_a_failed_install(clone):
+    clone.stamp.write_text("/some/other/clone\n")
+    assert clone.make("test", fail="--editable").returncode != 0
+    assert not clone.stamp.exists()
+    assert not any("pytest" in call for call in clone.asked())
+
+
+@pytest.mark.parametrize("step", ["ruff check", "ruff format", "pytest"])
+def test_make_test_fails_with_each_of_its_steps(clone, step):
+    assert clone.make("test", fail=step).returncode != 0
+    assert clone.stamp.exists()
+
+
+def test_make_says_which_python_it_needs(clone):
+    done = clone.make("lab", fail="version_info")
+    assert done.returncode != 0
+    assert "needs Python 3.10 or newer" in done.stderr
+    assert not clone.stamp.exists() and not clone.asked()
+
+
+def test_make_clean_keeps_an_environment_it_did_not_make(clone):
+    assert clone.make("test").returncode == 0
+    (clone.folder / "build").mkdir()
+    assert clone.make("clean").returncode == 0
+    assert clone.python.exists() and not clone.stamp.exists()
+    assert not (clone.folder / "build").exists()
+
+
+def test_make_clean_removes_the_environment_it_made(clone):
+    shutil.rmtree(clone.folder / "env")
+    # A real environment, but its pip fails at once: nothing is installed.
+    broken = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(clone.folder / "nowhere")}
+    done = clone.make("test", f"PYTHON={sys.executable}", *(f"{k}={v}" for k, v in broken.items()))
+    assert done.returncode != 0 and clone.python.exists() and not clone.stamp.exists()
+    assert clone.make("clean").returncode == 0
+    assert not (clone.folder / "env").exists()
+
+
+def test_make_lists_its_targets(clone):
+    listed = re.findall(r"^make ([a-z]+)  ", clone.make().stdout, re.MULTILINE)
+    assert listed == ["help", "lab", "test", "run", "bench", "checkpoints", "clean"]
