@@ -26,7 +26,7 @@ CHAPTERS = (
     "reconstruction",
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
-MAX_LINES = 320
+MAX_LINES = 280  # that are not blank
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
@@ -68,7 +68,8 @@ def own(names: set[str]) -> set[str]:
 def forbidden(module: str, names: set[str]) -> set[str]:
     """Those of the course's own modules that `module` must not import."""
     room = module.split(".")[1]
-    allowed = CHAPTERS[: CHAPTERS.index(room)] if room in CHAPTERS else ()
+    # Up to and with its own room: a chapter too long for one file is a package.
+    allowed = CHAPTERS[: CHAPTERS.index(room) + 1] if room in CHAPTERS else ()
     return {name for name in own(names) if name != "course_lib" and name.split(".")[1] not in ("base", *allowed)}
 
 
@@ -98,6 +99,7 @@ def test_the_rule_sees_every_form_of_import():
         assert imports_of(source, "course_lib.upsampling", is_package=False) == expected
     later = {"course_lib.gan", "course_lib.style_transfer", "course_lib.base.runtime", "torch"}
     assert forbidden("course_lib.upsampling", later) == {"course_lib.gan"}
+    assert not forbidden("course_lib.upsampling.convolution", {"course_lib.upsampling.interpolation"})
     assert forbidden("course_lib.base.runtime", later) == {"course_lib.gan", "course_lib.style_transfer"}
 
 
@@ -168,5 +170,5 @@ def test_every_public_signature_is_typed(path):
 
 @each_file
 def test_a_file_stays_short(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
+    lines = sum(bool(line.strip()) for line in path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, "if it grows past that, something is in the wrong room"

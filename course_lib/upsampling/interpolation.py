@@ -1,0 +1,208 @@
+"""Interpolation by hand, with indices and matrix products (chapter 2 explains it).
+
+Every method here is separable and linear: the result is R_h X R_wᵀ, with one interpolation matrix per axis. A
+row of such a matrix holds the weights of one output pixel's few taps, so the matrix is a narrow band; it is
+never stored whole, only block by block along the band, which keeps time and memory linear in the size. One price:
+an infinity or NaN meets the zeros of its block too, so it spreads over up to a block of pixels around it
+(`nearest` only copies, and keeps it in place).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from course_lib.upsampling.convolution import Pair, check_maps, to_pair
+
+BLOCK = 32  # output pixels per block of the band: longer wastes products with zeros, shorter wastes calls
+
+
+class Band(NamedTuple):
+    """A block of an interpolation matrix: weights (r, n) of inputs from `first` in outputs from `start`."""
+
+    start: int
+    first: int
+    weights: Tensor
+
+
+class _AlongAxis(torch.autograd.Function):
+    """x ↦ R x along axis 2 or 3, or Rᵀ x; the gradient of each is the other."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dim: int, size: int, bands: list[Band], transposed: bool) -> Tensor:
+        ctx.arguments = dim, x.shape[dim], bands, not transposed
+        B, C, H, W = x.shape
+        x = x.reshape(B * C, H, W)
+        out = x.new_zeros((B * C, size, W) if dim == 2 else (B * C, H, size))
+        for start, first, weights in bands:
+            if transposed:
+                start, first, weights = first, start, weights.mT
+            rows, taps = weights.shape
+            part, target = x.narrow(dim - 1, first, taps), out.narrow(dim - 1, start, rows)
+            # Added in place by the product itself, on the picture's proper side: nothing is copied.
+            if dim == 2:
+                target.baddbmm_(weights.expand(B * C, -1, -1), part)
+            else:
+                target.view(B * C * H, rows).addmm_(part.reshape(B * C * H, taps), weights.mT)
+        return out.view(B, C, *out.shape[1:])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        return _AlongAxis.apply(gradient, *ctx.arguments), None, None, None, None
+
+
+def _linear(t: Tensor) -> tuple[Tensor, ...]:
+    """The weights of the pixels at distance t and 1 − t."""
+    return 1 - t, t
+
+
+def _cubic(t: Tensor, a: float = -0.75) -> tuple[Tensor, ...]:
+    """The weights of the pixels at distance 1 + t, t, 1 − t, 2 − t (Keys 1981, equation 4; a as in torch)."""
+
+    def near(d: Tensor) -> Tensor:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Tensor) -> Tensor:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    return far(1 + t), near(t), near(1 - t), far(2 - t)
+
+
+@functools.lru_cache(maxsize=64)
+def _bands(
+    n: int, m: int, step: float, align_corners: bool, kernel: Callable, dtype: torch.dtype, device: torch.device
+) -> list[Band]:
+    """The interpolation matrix from `n` pixels to `m`, in blocks; kept, as a network asks for the same again.
+
+    Taps beyond the border read the border pixel, so that their weights add up there.
+    """
+    # As torch: bilinear takes a factor that leaves the size unchanged for 1; bicubic rounds only once.
+    if align_corners:
+        step = (n - 1) / (m - 1) if m > 1 else 0.0
+    elif m == n and kernel is _linear:
+        step = 1.0
+    i = torch.arange(m, dtype=torch.float64 if kernel is _cubic else dtype)
+    rounded = torch.tensor(step, dtype=dtype)
+    coordinates = (i * rounded if align_corners else (i + 0.5) * rounded - 0.5).to(dtype)
+    whole = coordinates.floor()
+    weights = torch.stack(kernel(coordinates - whole), 1)
+    offsets = torch.arange(weights.shape[1]) - (weights.shape[1] // 2 - 1)
+    taps = (whole.long()[:, None] + offsets).clamp(0, n - 1)
+    bands = []
+    for start in range(0, m, BLOCK):
+        block, first = taps[start : start + BLOCK], int(taps[start, 0])
+        matrix = weights.new_zeros(len(block), int(block[-1, -1]) + 1 - first)
+        matrix.scatter_add_(1, block - first, weights[start : start + BLOCK])
+        bands.append(Band(start, first, matrix.to(device)))
+    return bands
+
+
+def _output_size(
+    x: Tensor, size: int | Pair | None, scale_factor: float | tuple[float, float] | None
+) -> tuple[Pair, tuple[float, float]]:
+    """The output's size, and how many input pixels one output pixel steps over, per axis."""
+    check_maps("x", x)
+    if (size is None) == (scale_factor is None):
+        raise ValueError(f"give size or scale_factor, one of them; got {size!r} and {scale_factor!r}")
+    H, W = x.shape[2:]
+    if size is not None:
+        H_out, W_out = to_pair("size", size, 1)
+        return (H_out, W_out), (H / H_out, W / W_out)
+    factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor, scale_factor)
+    if len(factors) != 2 or not all(isinstance(f, Real) and 0 < f < math.inf for f in factors):
+        raise ValueError(f"scale_factor must be a positive number or two; got {scale_factor!r}")
+    factors = float(factors[0]), float(factors[1])
+    out = math.floor(H * factors[0]), math.floor(W * factors[1])
+    if min(out) < 1:
+        raise ValueError(f"scale_factor={scale_factor!r} shrinks x of size {(H, W)} to {out}, without pixels")
+    # As torch: the step is the one asked for, although the rounded size may correspond to another.
+    return out, (1 / factors[0], 1 / factors[1])
+
+
+def _interpolate(x: Tensor, size, scale_factor, align_corners: bool, kernel: Callable) -> Tensor:
+    size, steps = _output_size(x, size, scale_factor)
+    # Torch computes coordinates and sums in float32 at least, and so do we.
+    precise = x.to(torch.promote_types(x.dtype, torch.float32))
+    # In the order that gives the first product, the one along the columns, fewer rows.
+    for dim in (3, 2) if size[0] >= x.shape[2] else (2, 3):
+        n, m, step = x.shape[dim], size[dim - 2], steps[dim - 2]
+        bands = _bands(n, m, step, bool(align_corners), kernel, precise.dtype, x.device)
+        precise = _AlongAxis.apply(precise, dim, m, bands, False)
+    return precise.to(x.dtype)
+
+
+def nearest(
+    x: Tensor, size: int | Pair | None = None, scale_factor: float | tuple[float, float] | None = None
+) -> Tensor:
+    """Each output pixel i copies input pixel ⌊i·H/H'⌋, as `F.interpolate(mode="nearest")`.
+
+    Args:
+        x: (B, C, H, W) floats of any range.
+        size: (H', W'), or one integer for both; else
+        scale_factor: one number, or (vertical, horizontal), above or below 1; H' = ⌊H·factor⌋.
+
+    Returns:
+        (B, C, H', W').
+
+    Raises:
+        TypeError: `x` holds no floats.
+        ValueError: `x` has not 4 dimensions or is empty; both or neither of `size` and `scale_factor`; a size
+            below 1.
+    """
+    out, steps = _output_size(x, size, scale_factor)
+    rows, columns = (_nearest_index(x, axis, out, steps[axis]) for axis in (0, 1))
+    if out[0] < x.shape[2]:
+        x, rows = x.index_select(2, rows), None
+    # gather, since index_select along the last axis copies one number at a time
+    x = x.gather(3, columns.expand(*x.shape[:3], -1))
+    return x if rows is None else x.index_select(2, rows)
+
+
+def _nearest_index(x: Tensor, axis: int, out: Pair, step: float) -> Tensor:
+    """The input pixel of each output along one axis, rounded as torch's CPU kernels round.
+
+    Where i·step falls next to a whole number, the rounding decides between two pixels. For outputs up to
+    H' + W' = 128 torch computes in float32, and with a step of exactly ½ or 1 where the size happens to double
+    or to stay; for larger ones it computes in the precision of `x`, if that is more.
+    """
+    n, m, small = x.shape[2 + axis], out[axis], sum(out) <= 128
+    if small and m in (n, 2 * n):
+        step = n / m
+    i = torch.arange(m, dtype=torch.float64 if x.dtype == torch.float64 and not small else torch.float32)
+    return (i * step).float().long().clamp(max=n - 1).to(x.device)
+
+
+def bilinear(
+    x: Tensor,
+    size: int | Pair | None = None,
+    scale_factor: float | tuple[float, float] | None = None,
+    align_corners: bool = False,
+) -> Tensor:
+    """Weigh the 2×2 nearest pixels, as `F.interpolate(mode="bilinear")`; no smoothing before shrinking.
+
+    Args:
+        x, size, scale_factor: as in `nearest`.
+        align_corners: False: pixels are squares, and output i lies at (i + ½)·H/H' − ½ in pixels of the
+            input. True: pixels are points, corners lie on corners, and output i lies at i·(H − 1)/(H' − 1);
+            so the lecture's table.
+
+    Returns, raises: as `nearest`.
+    """
+    return _interpolate(x, size, scale_factor, align_corners, _linear)
+
+
+def bicubic(
+    x: Tensor,
+    size: int | Pair | None = None,
+    scale_factor: float | tuple[float, float] | None = None,
+    align_corners: bool = False,
+) -> Tensor:
+    """Weigh the 4×4 nearest pixels with Keys' cubic, a = −0.75, as `F.interpolate(mode="bicubic")`.
+
+    Arguments, result and errors are those of `bilinear`. Values may overshoot the range of `x`.
+    """
+    return _interpolate(x, size, scale_factor, align_corners, _cubic)
