@@ -1,0 +1,195 @@
+"""Perceptual features: a VGG network behind one interface, `extract(picture, layers) -> {layer: features}`.
+
+Two sets of weights fit it. `load("vgg19")` is torchvision's VGG-19 trained on ImageNet (Simonyan & Zisserman
+2015), the network of the style-transfer paper, a download of about 550 MB. `load("embedded")` is a narrow VGG that
+ships with the course: `recipes/features.py` trained it to reproduce the features of ImageNet networks.
+
+Layers carry the paper's names: `relu3_1` is the first rectified convolution of the third block.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.base import checkpoints, pictures, runtime
+
+# Convolutions of each block, by their number of output channels; the blocks are joined by 2×2 pooling.
+VGG19_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512), (512, 512, 512, 512))
+EMBEDDED_WIDTHS = ((32, 32), (64, 64), (128, 128), (192,), (256,))
+
+VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"  # torchvision's IMAGENET1K_V1 weights
+CALIBRATION = ("astronaut", "cat", "coffee", "rocket", "brick", "grass", "gravel", "china", "flower")
+
+
+class VGG(nn.Module):
+    """A VGG network without its classifier: 3×3 convolutions, ReLU, and 2×2 pooling between the blocks.
+
+    Args:
+        widths: output channels of the convolutions, block by block.
+        pooling: "max" as in VGG, or "average", which Gatys et al. 2016 found to give smoother pictures.
+        name: what `repr` and error messages call the network.
+    """
+
+    def __init__(self, widths: Sequence[Sequence[int]], pooling: str = "average", name: str = "VGG") -> None:
+        super().__init__()
+        if pooling not in ("average", "max"):
+            raise ValueError(f"pooling must be 'average' or 'max', got {pooling!r}")
+        self.name, self.pooling = name, pooling
+        self.pool = nn.AvgPool2d(2) if pooling == "average" else nn.MaxPool2d(2)
+        self.convolutions = nn.ModuleDict()
+        channels = 3
+        for block, block_widths in enumerate(widths, start=1):
+            for number, width in enumerate(block_widths, start=1):
+                self.convolutions[f"{block}_{number}"] = nn.Conv2d(channels, width, 3, padding=1)
+                channels = width
+        # ImageNet's statistics, in which the published weights expect their pictures.
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names that `extract` accepts, from the shallowest to the deepest."""
+        return tuple(f"relu{key}" for key in self.convolutions)
+
+    def extract(self, picture: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """The features of a picture at some layers; nothing beyond the deepest of them is computed.
+
+        Args:
+            picture: (B, 3, H, W), RGB in [0, 1].
+            layers: names such as `relu3_1`; see `self.layers`.
+
+        Returns:
+            For each layer its features after the ReLU, (B, C, H / 2^(block − 1), W / 2^(block − 1)), in the order
+            asked for.
+
+        Raises:
+            ValueError: an unknown layer, a tensor that is not (B, 3, H, W), or a picture too small for the pooling.
+        """
+        wanted = list(layers)
+        self._check(picture, wanted)
+        found: dict[str, Tensor] = {}
+        # Channels last in memory is the layout in which CPU and GPU kernels for convolutions run fastest.
+        x = ((picture - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        block = "1"
+        for key, convolution in self.convolutions.items():
+            if len(found) == len(set(wanted)):
+                break
+            if key.split("_")[0] != block:
+                block, x = key.split("_")[0], self.pool(x)
+            x = torch.relu(convolution(x))
+            if f"relu{key}" in wanted:
+                found[f"relu{key}"] = x
+        return {layer: found[layer] for layer in wanted}
+
+    def _check(self, picture: Tensor, wanted: list[str]) -> None:
+        unknown = [layer for layer in wanted if layer not in self.layers]
+        if unknown or not wanted:
+            raise ValueError(f"{self.name} has the layers {', '.join(self.layers)}; asked for {unknown or 'none'}")
+        if picture.ndim != 4 or picture.shape[1] != 3:
+            raise ValueError(f"picture must be (B, 3, H, W), got {tuple(picture.shape)}")
+        smallest = 2 ** (max(int(layer[4]) for layer in wanted) - 1)
+        if min(picture.shape[-2:]) < smallest:
+            raise ValueError(f"{max(wanted)} needs a picture of {smallest} px or more, got {tuple(picture.shape)}")
+
+    def extra_repr(self) -> str:
+        """What `print(network)` says about it."""
+        return f"{self.name}, {sum(p.numel() for p in self.parameters()):,} weights, {self.pooling} pooling"
+
+
+@torch.no_grad()
+def normalise(network: VGG, calibration: Sequence[Tensor]) -> VGG:
+    """Rescale every filter, in place, to a mean activation of one over the given pictures.
+
+    Gatys et al. 2016, section 2: a ReLU network without normalisation layers keeps its function when a filter is
+    multiplied by s > 0 and the next layer's weights for it are divided by s. The losses of different layers, and
+    of different networks, then have comparable sizes. Filters that never fire are left alone.
+
+    Args:
+        network: is changed in place, and returned.
+        calibration: pictures (1, 3, H, W) in [0, 1].
+    """
+    sums: dict[str, Tensor] = {}
+    for picture in calibration:
+        for layer, features in network.extract(picture, network.layers).items():
+            sums[layer] = sums.get(layer, 0) + features.mean(dim=(0, 2, 3)) / len(calibration)
+    scales = [torch.where(mean > 1e-6, 1 / mean.clamp_min(1e-6), 1.0) for mean in sums.values()]
+    convolutions = list(network.convolutions.values())
+    for convolution, scale in zip(convolutions, scales, strict=True):
+        convolution.weight.mul_(scale.view(-1, 1, 1, 1))
+        convolution.bias.mul_(scale)
+    for (_, scale), (convolution, _) in pairwise(zip(convolutions, scales, strict=True)):
+        convolution.weight.div_(scale.view(1, -1, 1, 1))
+    return network
+
+
+def _vgg19_weights() -> dict[str, Tensor]:
+    """torchvision's weights from torch.hub's cache, downloaded where they are missing; the hash is in the name."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG19_URL).name
+    cached = path.exists()
+    if runtime.is_offline() and not cached:
+        raise pictures.OfflineError(f"VGG-19 is not in {path.parent}, and COURSE_OFFLINE forbids a download")
+    try:
+        return torch.hub.load_state_dict_from_url(VGG19_URL, map_location="cpu", check_hash=True, weights_only=True)
+    except Exception as error:  # URLError, a connection cut short, another hash; a damaged file, in many types
+        if cached:
+            raise checkpoints.CheckpointError(f"{path} is damaged ({error}); delete it and try again") from error
+        raise pictures.DownloadError(f"VGG-19 could not be downloaded from {VGG19_URL}: {error}") from error
+
+
+def load_vgg19(pooling: str = "average") -> VGG:
+    """VGG-19 with torchvision's ImageNet weights, normalised; downloaded once by torch.hub, which checks the hash.
+
+    Raises:
+        pictures.DownloadError: not cached, and not to be downloaded (`OfflineError` where that is forbidden).
+        checkpoints.CheckpointError: the cached file is damaged.
+    """
+    weights = _vgg19_weights()
+    network = VGG(VGG19_WIDTHS, pooling, name="VGG-19 (ImageNet)")
+    # torchvision numbers the convolutions of `features` by their place among ReLUs and poolings.
+    numbers = sorted({int(key.split(".")[1]) for key in weights if key.startswith("features.")})
+    for number, convolution in zip(numbers, network.convolutions.values(), strict=True):
+        convolution.load_state_dict({kind: weights[f"features.{number}.{kind}"] for kind in ("weight", "bias")})
+    return normalise(network, [pictures.load(name, size=224) for name in CALIBRATION])
+
+
+def load_embedded(pooling: str = "average") -> VGG:
+    """The small network that ships with the course, `data/checkpoints/features.safetensors`.
+
+    It learned its normalised teachers' features on their scale, and so is not normalised again.
+    """
+    network = VGG(EMBEDDED_WIDTHS, pooling, name="embedded VGG")
+    checkpoints.restore(network, "features")
+    return network
+
+
+def load(which: str = "auto", pooling: str = "average", device: torch.device | str | None = None) -> VGG:
+    """A feature network, frozen and on the device.
+
+    Args:
+        which: "vgg19", "embedded", or "auto": VGG-19 where it is cached or can be downloaded, else the embedded
+            one; the choice is printed.
+        pooling: "average" or "max".
+        device: where to put it; `runtime.device()` by default.
+
+    Raises:
+        ValueError: an unknown name.
+        pictures.DownloadError: "vgg19" is neither cached nor to be downloaded.
+    """
+    if which not in ("auto", "vgg19", "embedded"):
+        raise ValueError(f"which must be 'auto', 'vgg19' or 'embedded', got {which!r}")
+    if which == "embedded":
+        network = load_embedded(pooling)
+    else:
+        try:
+            network = load_vgg19(pooling)
+        except pictures.DownloadError as error:
+            if which == "vgg19":
+                raise
+            print(f"{error}; taking the embedded network instead.")
+            network = load_embedded(pooling)
+    if which == "auto":
+        print(f"Features: {network.name}")
+    return network.eval().requires_grad_(False).to(device or runtime.device())

@@ -1,0 +1,53 @@
+"""base/plots.py: figures hold what they were given, under the titles they were given."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from course_lib.base import plots
+
+
+def test_show_draws_every_picture_under_its_title():
+    pictures = [torch.rand(1, 3, 8, 10), torch.rand(1, 20, 30), torch.rand(3, 5, 5)]
+    figure = plots.show(pictures, ["first", "second", "third"], columns=2)
+    assert len(figure.axes) == 4  # two rows of two; the last one is empty
+    assert [ax.get_title() for ax in figure.axes] == ["first", "second", "third", ""]
+    shown = [ax.images[0].get_array() for ax in figure.axes[:3]]
+    np.testing.assert_array_equal(shown[0], pictures[0][0].permute(1, 2, 0))
+    assert [image.shape for image in shown] == [(8, 10, 3), (20, 30, 3), (5, 5, 3)]
+    assert not figure.axes[3].images and not any(ax.axison for ax in figure.axes)
+    assert len(plots.show(torch.rand(4, 3, 6, 6)).axes) == 4
+
+
+def test_show_refuses_what_does_not_match():
+    with pytest.raises(ValueError, match="2 pictures cannot be shown under 1 titles"):
+        plots.show(torch.rand(2, 3, 4, 4), ["only one"])
+    with pytest.raises(ValueError, match="0 pictures"):
+        plots.show([])
+
+
+def test_curves():
+    figure = plots.curves(
+        {"a": [3.0, 2.0, 1.0], "b": ([0, 10], [1.0, 0.1])}, xlabel="step", ylabel="loss", title="t", log=True
+    )
+    ax = figure.axes[0]
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0, 3], [1, 2], [2, 1]])
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[0, 1], [10, 0.1]])
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title(), ax.get_yscale()) == ("step", "loss", "t", "log")
+    assert ax.get_legend() is not None
+
+
+def test_figures_do_not_register_with_pyplot():
+    before = plt.get_fignums()
+    plots.show(torch.rand(1, 3, 4, 4))
+    plots.curves({"a": [1.0]}, xlabel="x", ylabel="y")
+    assert plt.get_fignums() == before
+
+
+def test_style_is_set():
+    with mpl.rc_context():
+        plots.use_style()
+        assert mpl.rcParams["axes.prop_cycle"].by_key()["color"] == list(plots.COLOURS)
