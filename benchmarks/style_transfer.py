@@ -1,0 +1,300 @@
+"""Style transfer: how fast against the plain algorithm, and how good the embedded network's eyes are.
+
+    python benchmarks/style_transfer.py               both tables; about half an hour on 2 cores
+    python benchmarks/style_transfer.py --only speed  the first alone
+
+Speed: VGG-19's layout at 256 px. The plain algorithm is the usual tutorial: float32, the network cut after its last
+loss, its weights frozen, `torch.optim.LBFGS` from noise at full size, 300 evaluations. Ours is `style_transfer.
+transfer`. The clock stops when the float32 loss at full size first is as low as the plain algorithm's lowest; that
+extra evaluation is not timed. ImageNet weights are used as far as this machine has them, random ones after that.
+
+Quality: each network paints the same pairs from noise with its own losses; a judge that none of them is, the first
+five convolutions of ImageNet's VGG-19, then measures what is left of the style and content distances. 1 is the
+distance of the noise that all start from.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from course_lib import style_transfer as nst
+from course_lib.base import features, images, pictures, plots, runtime
+from course_lib.base.features import EMBEDDED_WIDTHS, VGG, VGG19_WIDTHS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPER = nst.Weights(alpha=1e-2, content_layers=("relu4_2",), style_layers=nst.STYLE_LAYERS)
+JUDGED = ("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1")
+PAIRS = (  # content, style: built in, or files in COURSE_DATA/style_pairs
+    ("cat", "coffee"),
+    ("astronaut", "flower"),
+    ("rocket", "immunohistochemistry"),
+    ("china", "retina"),
+    ("coffee", "gatys/vangogh_starry_night.jpg"),
+    ("cat", "pytorch_examples/style-images/candy.jpg"),
+    ("astronaut", "pytorch_examples/style-images/mosaic.jpg"),
+    ("gatys/Tuebingen_Neckarfront.jpg", "pytorch_examples/style-images/udnie.jpg"),
+    ("pytorch_examples/content-images/amber.jpg", "pytorch_examples/style-images/rain-princess.jpg"),
+    ("flower", "gatys/vangogh_starry_night.jpg"),
+)
+
+
+def course_data() -> Path | None:
+    """The folder of larger real data, where there is one."""
+    return Path(os.environ["COURSE_DATA"]) if os.environ.get("COURSE_DATA") else None
+
+
+def picture(name: str, size: int) -> Tensor:
+    """A square picture by name, built in or of COURSE_DATA/style_pairs."""
+    loaded = images.load(course_data() / "style_pairs" / name) if "/" in name else pictures.load(name)
+    return images.centre_crop(loaded, size)
+
+
+def vgg19() -> tuple[VGG, str]:
+    """A network of VGG-19's layout, normalised, and where its weights come from."""
+    try:
+        return features.load("vgg19", device="cpu"), "ImageNet weights"
+    except (pictures.DownloadError, pictures.OfflineError):
+        torch.manual_seed(0)
+        network, said = VGG(VGG19_WIDTHS, name="VGG-19 layout"), "random weights"
+        for convolution in network.convolutions.values():
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            nn.init.zeros_(convolution.bias)
+        if partial := course_data() and next((course_data() / "weights").glob("vgg19*.pth"), None):
+            known = torch.load(partial, weights_only=True)
+            numbers = sorted({int(name.split(".")[1]) for name in known})
+            for number, convolution in zip(numbers, network.convolutions.values(), strict=False):
+                convolution.load_state_dict({k: known[f"features.{number}.{k}"] for k in ("weight", "bias")})
+            said = f"ImageNet weights in the first {len(numbers)} convolutions, random after them"
+        calibration = [pictures.load(name, size=224) for name in features.CALIBRATION]
+        return features.normalise(network, calibration).eval().requires_grad_(False), said
+
+
+# Speed
+
+
+class PlainVGG(nn.Module):
+    """The network as the usual tutorial runs it: torchvision's layout of memory, cut after the last layer used."""
+
+    def __init__(self, network: VGG, layers: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.layers = network, layers
+
+    def extract(self, x: Tensor, layers: list[str]) -> dict[str, Tensor]:
+        x, found, block = (x - self.network.mean) / self.network.std, {}, "1"
+        for key, convolution in self.network.convolutions.items():
+            if key[0] != block:
+                x, block = self.network.pool(x), key[0]
+            x = torch.relu(nn.functional.conv2d(x, convolution.weight, convolution.bias, padding=1))
+            if f"relu{key}" in layers:
+                found[f"relu{key}"] = x
+            if f"relu{key}" == max(self.layers):
+                break
+        return found
+
+
+def plain_transfer(objective: nst.Objective, x: Tensor, evaluations: int) -> list[float]:
+    """The usual tutorial's loop; the total loss at each evaluation."""
+    x = x.clone().requires_grad_()
+    optimiser, losses = torch.optim.LBFGS([x], tolerance_grad=0, tolerance_change=0), []
+    bar = tqdm(total=evaluations, desc="plain", leave=False)
+
+    def closure() -> Tensor:
+        with torch.no_grad():
+            x.clamp_(0, 1)
+        optimiser.zero_grad()
+        loss = objective(x)["total"] * x[0, 0].numel()
+        loss.backward()
+        losses.append(float(loss.detach()) / x[0, 0].numel())
+        bar.update()
+        return loss
+
+    while len(losses) < evaluations:
+        optimiser.step(closure)
+    bar.close()
+    return losses[:evaluations]
+
+
+def peak_mb() -> float:
+    """The peak resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def run_side(side: str, size: int, steps: int, target: float | None) -> dict[str, float]:
+    """One side of the comparison, in this process; `target` is the loss at which ours may stop."""
+    network, said = vgg19()
+    content, style = picture("cat", size), picture("coffee", size)
+    os.environ["COURSE_PRECISION"] = "float32"
+    judge = nst.Objective(network, content, [style], PAPER)
+    if side == "plain":
+        plain = PlainVGG(network, (*PAPER.content_layers, *PAPER.style_layers))
+        plain.network.to(memory_format=torch.contiguous_format)
+        objective = nst.Objective(plain, content, [style], PAPER)
+        x = 0.5 + 0.25 * torch.randn(content.shape, generator=torch.Generator().manual_seed(0))
+        start = time.perf_counter()
+        losses = plain_transfer(objective, x, steps)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "loss": min(losses), "steps": steps, "peak MB": peak_mb(), "weights": said}
+
+    os.environ["COURSE_PRECISION"] = "auto"
+    runtime.autocast("cpu")  # measures bf16 once a process; not part of the method
+    reached: dict[str, float] = {}
+    start, judging, evaluations = time.perf_counter(), 0.0, 0
+
+    def watch(step: int, x: Tensor, losses: dict[str, float]) -> None:
+        nonlocal judging, evaluations
+        evaluations += 1
+        if x.shape[-1] < size or losses["total"] > 1.02 * target:
+            return
+        began = time.perf_counter()
+        os.environ["COURSE_PRECISION"] = "float32"
+        with torch.no_grad():
+            loss = float(judge(x)["total"])
+        os.environ["COURSE_PRECISION"] = "auto"
+        judging += time.perf_counter() - began
+        if loss <= target:
+            reached.update(loss=loss, seconds=time.perf_counter() - start - judging, steps=step + 1)
+            raise KeyboardInterrupt
+
+    nst.transfer(content, style, network, PAPER, steps=steps, callback=watch,
+                 generator=torch.Generator().manual_seed(0))  # fmt: skip
+    if not reached:
+        reached = {"loss": float("nan"), "seconds": time.perf_counter() - start - judging, "steps": steps}
+    return reached | {"peak MB": peak_mb(), "weights": said, "evaluations at all sizes": evaluations}
+
+
+def speed(size: int, steps: int) -> dict[str, dict]:
+    """Both sides, each in a process of its own, so that each has its own peak of memory."""
+    rows, target = {}, None
+    for side in ("plain", "ours"):
+        command = [sys.executable, __file__, "--side", side, "--size", str(size), "--steps", str(steps)]
+        out = subprocess.run([*command, "--target", str(target)], stdout=subprocess.PIPE, text=True, check=True)
+        rows[side] = json.loads(out.stdout.splitlines()[-1])
+        target = rows["plain"]["loss"]
+    print(f"\nTime to the same loss: VGG-19's layout ({rows['plain']['weights']}), {size} px, paper's layers, float32")
+    print(f"bf16 here is {runtime.bf16_speedup():.2f} times as fast as float32; {torch.get_num_threads()} threads")
+    print(f"{'':8}{'loss':>10}{'seconds':>10}{'full-size steps':>18}{'peak MB':>10}")
+    for side, row in rows.items():
+        print(f"{side:8}{row['loss']:10.4g}{row['seconds']:10.1f}{row['steps']:18d}{row['peak MB']:10.0f}")
+    rows["times faster"] = rows["plain"]["seconds"] / rows["ours"]["seconds"]
+    print(f"ours is {rows['times faster']:.2f} times as fast")
+    return rows
+
+
+# Quality
+
+
+class SqueezeNet(nn.Module):
+    """ImageNet SqueezeNet 1.1 behind the interface of `features.VGG`, for the comparison alone."""
+
+    layers = ("relu0", "fire3", "fire5", "fire7", "fire9")
+    indices = (1, 4, 7, 10, 12)
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        net = torchvision.models.squeezenet1_1()
+        net.load_state_dict({name: t.float() for name, t in torch.load(path, weights_only=True).items()})
+        self.body = net.features[:13]
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        self.scales = dict.fromkeys(self.layers, 1.0)
+        with torch.no_grad():  # the mean square that VGG's normalised layers have
+            seen = self.extract(pictures.load("cat", size=224), self.layers)
+        self.scales = {layer: (5 / float(f.square().mean())) ** 0.5 for layer, f in seen.items()}
+
+    def extract(self, x: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor]:
+        x, found = (x - self.mean) / self.std, {}
+        for index, module in enumerate(self.body):
+            x = module(x.clone() if index == 1 else x)  # its ReLUs work in place
+            if index in self.indices and (layer := self.layers[self.indices.index(index)]) in layers:
+                found[layer] = x * self.scales[layer]
+        return found
+
+
+def painters() -> dict[str, tuple[nn.Module, nst.Weights]]:
+    """The networks that paint, each with the layers that it paints by."""
+    torch.manual_seed(0)
+    calibration = [pictures.load(name, size=224) for name in features.CALIBRATION]
+    found = {"embedded": (features.load("embedded", device="cpu"), nst.Weights())}
+    random = features.normalise(VGG(EMBEDDED_WIDTHS, name="random weights"), calibration)
+    found["random weights"] = (random.requires_grad_(False), nst.Weights())
+    if course_data():
+        squeezenet = SqueezeNet(course_data() / "weights" / "squeezenet1_1-fp16.pth").eval().requires_grad_(False)
+        weights = nst.Weights(content_layers=("fire3",), style_layers=squeezenet.layers)
+        found["SqueezeNet 1.1 (ImageNet)"] = (squeezenet, weights)
+    return found
+
+
+def quality(size: int, steps: int, pairs: tuple[tuple[str, str], ...], figure: Path | None) -> list[dict]:
+    """Paint every pair with every network and judge it; prints a table, draws a figure, returns the table's rows."""
+    judge, said = vgg19()
+    rows, drawn = [], {pair: [picture(name, size) for name in pair] for pair in pairs}
+    print(f"\nWhat a judge sees (VGG-19 at {', '.join(JUDGED)}; {said}), {size} px, {steps} steps a level, from noise")
+    for name, (network, weights) in painters().items():
+        for content_name, style_name in tqdm(pairs, desc=name, leave=False):
+            content, style = picture(content_name, size), picture(style_name, size)
+            objective = nst.Objective(judge, content, [style], nst.Weights(1, 1, 0, ("relu3_1",), JUDGED))
+            x = torch.rand(content.shape, generator=torch.Generator().manual_seed(1))
+            start = time.perf_counter()
+            painted = nst.transfer(content, style, network, weights, steps=steps, progress=False,
+                                   generator=torch.Generator().manual_seed(0)).picture  # fmt: skip
+            seconds = time.perf_counter() - start
+            drawn[content_name, style_name].append(painted)
+            with torch.no_grad():
+                noise, end = objective(x), objective(painted)
+            left = {kind: float(end[kind] / noise[kind]) for kind in ("style", "content")}
+            rows.append({"network": name, "content picture": content_name, "style picture": style_name,
+                         "seconds": seconds, **left})  # fmt: skip
+    print(f"{'network':28}{'style left':>12}{'content left':>14}{'seconds':>10}   (geometric means of {len(pairs)})")
+    for name in dict.fromkeys(row["network"] for row in rows):
+        mine = [row for row in rows if row["network"] == name]
+        means = [torch.tensor([row[k] for row in mine]).log().mean().exp() for k in ("style", "content", "seconds")]
+        print(f"{name:28}{means[0]:12.4f}{means[1]:14.3f}{means[2]:10.1f}")
+    if figure:
+        titles = ["content", "style", *dict.fromkeys(row["network"] for row in rows)]
+        shown = [x for pair in drawn.values() for x in pair]
+        columns = len(titles)
+        plots.show(shown, titles + [""] * (len(shown) - columns), columns=columns).savefig(figure, dpi=90)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("speed", "quality"), help="one of the two tables")
+    parser.add_argument("--size", type=int, help="px (default: 256 for speed, 128 for quality)")
+    parser.add_argument("--steps", type=int, help="default: 300 for speed, 100 a level for quality")
+    parser.add_argument("--json", type=Path, help="write the numbers there too")
+    parser.add_argument("--figure", type=Path, help="write what the networks painted there, as a picture")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes that only show that it works")
+    parser.add_argument("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--target", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        target = float(args.target) if args.side == "ours" else None
+        print(json.dumps(run_side(args.side, args.size, args.steps, target)))
+        return
+    runtime.seed_everything(0)
+    pairs = PAIRS if course_data() else tuple(pair for pair in PAIRS if "/" not in "".join(pair))
+    figures = {}
+    if args.only != "quality":
+        figures["speed"] = speed(args.size or (64 if args.quick else 256), args.steps or (4 if args.quick else 300))
+    if args.only != "speed":
+        size, steps = args.size or (48 if args.quick else 128), args.steps or (3 if args.quick else 100)
+        figures["quality"] = quality(size, steps, pairs[:2] if args.quick else pairs, args.figure)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
