@@ -91,12 +91,16 @@ def test_normalise_gives_mean_one_and_keeps_the_function(pooling: str):
     network = VGG(TINY, pooling).double()
     calibration = [random_picture(dtype=torch.float64)[:1], random_picture((64, 32), torch.float64)[1:]]
     before = network.extract(calibration[0], network.layers)
+    seen = [network.extract(x, network.layers) for x in calibration]
+    unscaled = {layer: [found[layer].mean(dim=(0, 2, 3)) for found in seen] for layer in network.layers}
     features.normalise(network, calibration)
     after = network.extract(calibration[0], network.layers)
     for layer in network.layers:
         means = sum(network.extract(x, [layer])[layer].mean(dim=(0, 2, 3)) for x in calibration) / 2
-        alive = before[layer].amax(dim=(0, 2, 3)) > 1e-4
+        original = sum(unscaled[layer]) / 2
+        alive = original > features.RAREST * original.mean()
         torch.testing.assert_close(means[alive], torch.ones_like(means[alive]), rtol=1e-4, atol=0)
+        assert (means[~alive] < 1).all() and alive.any()
         scale = after[layer].sum(dim=(0, 2, 3)) / before[layer].sum(dim=(0, 2, 3))
         expected = before[layer] * scale.view(1, -1, 1, 1)
         torch.testing.assert_close(after[layer][:, alive], expected[:, alive], rtol=1e-6, atol=1e-9)

@@ -102,6 +102,8 @@ def test_gradients(small):
     P, A = seeded(1, 2, 3, 4, seed=1), nst.gram_matrix(seeded(1, 2, 5, 5, seed=2))
     assert torch.autograd.gradcheck(lambda x: nst.content_loss(x, P), F)
     assert torch.autograd.gradcheck(lambda x: nst.style_loss(nst.gram_matrix(x), A), F)
+    assert torch.autograd.gradcheck(nst.gram_matrix, F)
+    assert torch.autograd.gradgradcheck(nst.gram_matrix, F)
     assert torch.autograd.gradcheck(nst.total_variation, F)
     content, style = torch.rand(1, 3, 8, 8).double(), torch.rand(1, 3, 12, 8).double()
     objective = nst.Objective(small, content, [style], nst.Weights(0.3, 2.0, 0.1, **SMALL))
@@ -217,7 +219,7 @@ def test_starts(network):
     def first(start, **options) -> torch.Tensor:
         seen = []
         nst.transfer(
-            content, style, network, start=start, steps=1, coarse_to_fine=False, progress=False,
+            content, style, network, start=start, steps=1, coarsest=None, progress=False,
             callback=lambda step, picture, losses: seen.append(picture), **options,
         )  # fmt: skip
         return seen[0]
@@ -239,8 +241,8 @@ def test_history_and_callback(network):
     assert [h["step"] for h in result.history] == [0, 1, 2] * 2 == [c[0] for c in calls]
     assert [c[1] for c in calls] == [(32, 65)] * 3 + [(64, 130)] * 3
     assert [c[2] for c in calls] == [h["total"] for h in result.history]
-    assert nst.level_sizes(128, 150) == [(32, 38), (64, 75), (128, 150)]
-    assert nst.level_sizes(50, 63) == [(50, 63)] and nst.level_sizes(20, 500) == [(20, 500)]
+    assert nst.level_sizes(128, 150, 32) == [(32, 38), (64, 75), (128, 150)]
+    assert nst.level_sizes(50, 63, 32) == [(50, 63)] and nst.level_sizes(20, 500, 32) == [(20, 500)]
 
 
 def test_interruption_returns_the_best_so_far(network):
@@ -323,6 +325,7 @@ def test_refuses_bad_input(network):
         ({"styles": good, "start": "photo"}, "start must be 'noise', 'content' or a picture, got 'photo'"),
         ({"styles": good, "start": good[..., :40]}, "content's shape"),
         ({"styles": good, "optimiser": "sgd"}, "'lbfgs' or 'adam'; got 1, 'sgd'"),
+        ({"styles": good, "coarsest": 8}, "coarsest must be 16 px or more, or None; got 8"),
         ({"styles": good, "steps": 0}, "steps must be 1 or more.*got 0"),
         ({"styles": good, "weights": nst.Weights(style_layers=("relu7_1",))}, "relu7_1"),
     ):

@@ -21,6 +21,7 @@ VGG19_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512)
 EMBEDDED_WIDTHS = ((32, 32), (64, 64), (128, 128), (192,), (256,))
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"  # torchvision's IMAGENET1K_V1 weights
+RAREST = 0.05  # of its layer's mean activation: a filter that fires less is not scaled up further
 CALIBRATION = ("astronaut", "cat", "coffee", "rocket", "brick", "grass", "gravel", "china", "flower")
 
 
@@ -105,7 +106,8 @@ def normalise(network: VGG, calibration: Sequence[Tensor]) -> VGG:
 
     Gatys et al. 2016, section 2: a ReLU network without normalisation layers keeps its function when a filter is
     multiplied by s > 0 and the next layer's weights for it are divided by s. The losses of different layers, and
-    of different networks, then have comparable sizes. Filters that never fire are left alone.
+    of different networks, then have comparable sizes. Departure: a filter that fires less than 1/20 of its layer's
+    mean is scaled as if it reached that, lest the rarest filters outweigh all others.
 
     Args:
         network: is changed in place, and returned.
@@ -115,7 +117,7 @@ def normalise(network: VGG, calibration: Sequence[Tensor]) -> VGG:
     for picture in calibration:
         for layer, features in network.extract(picture, network.layers).items():
             sums[layer] = sums.get(layer, 0) + features.mean(dim=(0, 2, 3)) / len(calibration)
-    scales = [torch.where(mean > 1e-6, 1 / mean.clamp_min(1e-6), 1.0) for mean in sums.values()]
+    scales = [1 / mean.clamp_min(RAREST * float(mean.mean())) for mean in sums.values()]
     convolutions = list(network.convolutions.values())
     for convolution, scale in zip(convolutions, scales, strict=True):
         convolution.weight.mul_(scale.view(-1, 1, 1, 1))
