@@ -36,11 +36,8 @@ def gram_matrix(features: Tensor) -> Tensor:
 
     Returns:
         (B, C, C), symmetric and positive semi-definite; in float32 where the features are of half precision.
-
-    Raises:
-        ValueError: the features are not (B, C, H, W) with at least one position.
     """
-    if features.ndim != 4 or features.shape[2] * features.shape[3] == 0:
+    if features.ndim != 4 or 0 in features.shape[2:]:
         raise ValueError(f"features must be (B, C, H, W) with H, W ≥ 1, got {tuple(features.shape)}")
     B, C, H, W = features.shape
     if features.dtype in (torch.float16, torch.bfloat16):
@@ -80,13 +77,8 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
 
 
 def total_variation(picture: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring pixels of (B, C, H, W): a penalty on noise; a scalar.
-
-    The square of Mahendran & Vedaldi 2015, eq. 7 with β = 2.
-    """
-    down = picture[..., 1:, :] - picture[..., :-1, :]
-    right = picture[..., :, 1:] - picture[..., :, :-1]
-    return down.square().mean() + right.square().mean()
+    """Mean squared difference of neighbouring pixels (B, C, H, W), a scalar (Mahendran & Vedaldi 2015, β = 2)."""
+    return picture.diff(dim=-2).square().mean() + picture.diff(dim=-1).square().mean()
 
 
 @dataclass(frozen=True)
@@ -186,18 +178,15 @@ def optimise(
         steps: how many gradients to take.
         optimiser: "lbfgs", as in the paper, or "adam".
         callback: gets step, picture (a copy, in [0, 1]) and losses, after each evaluation.
-        progress: whether to show a bar.
 
     Returns:
         The picture of the lowest total loss seen; on KeyboardInterrupt the best until then.
-
     Raises:
         FloatingPointError: a loss is not finite; says at which step, and what to change.
     """
     if steps < 1 or optimiser not in ("lbfgs", "adam"):
         raise ValueError(f"steps must be 1 or more, optimiser 'lbfgs' or 'adam'; got {steps}, {optimiser!r}")
     x = picture.detach().clone().requires_grad_()
-    pixels = x.shape[-2] * x.shape[-1]
     engine, rate = _engine(optimiser, x, 1.0), 1.0
     result, lowest = Result(picture), math.inf
 
@@ -207,8 +196,7 @@ def optimise(
         # would raise it again (on rocket + hubble_deep_field from 0.008 to 0.36).
         x.data.clamp_(0, 1)
         losses = objective(x)
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        step = len(result.history)
+        values, step = {name: float(value.detach()) for name, value in losses.items()}, len(result.history)
         if not math.isfinite(values["total"]):
             bad = [name for name, value in values.items() if not math.isfinite(value)]
             advice = "lower alpha, beta and tv, try optimiser='adam', or set COURSE_PRECISION=float32"
@@ -220,8 +208,9 @@ def optimise(
             callback(step, x.detach().clone(), values)
         x.grad = None
         # A pixel's share of a mean falls with the size of the picture; the sum keeps gradients of one size.
-        (losses["total"] * pixels).backward()
-        return losses["total"].detach() * pixels
+        scaled = losses["total"] * x[0, 0].numel()
+        scaled.backward()
+        return scaled.detach()
 
     try:
         with tqdm(range(steps), desc=f"{x.shape[-1]}×{x.shape[-2]} px", disable=not progress, leave=False) as bar:
@@ -242,7 +231,7 @@ def optimise(
 def _engine(optimiser: str, x: Tensor, rate: float) -> torch.optim.Optimizer:
     if optimiser == "adam":
         return torch.optim.Adam([x], lr=0.03 * rate)
-    # One evaluation a call, and no early stop: the tolerances are absolute and know nothing of our scales.
+    # One evaluation a call; no early stop, as the tolerances are absolute and know nothing of our scales.
     return torch.optim.LBFGS([x], lr=rate, max_iter=1, history_size=10, tolerance_grad=0, tolerance_change=0)
 
 
@@ -270,15 +259,14 @@ def transfer(
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Result:
-    """Paint the content in the style.
+    """Paint the content in the style, coarse to fine (Gatys et al. 2017, "Controlling Perceptual Factors").
 
-    Coarse to fine (Gatys et al. 2017, "Controlling Perceptual Factors"): the picture is first painted small, where a
-    step costs little and a filter sees much of it, then enlarged and painted on. Styles are scaled by the same factor
-    as the content, so that a brush stroke keeps its share of the picture.
+    The picture is first painted small, where a step costs little and a filter sees much of it, then enlarged and
+    painted on. Styles are scaled like the content, so that a brush stroke keeps its share of the picture.
 
     Args:
         content: p, (1, 3, H, W) in [0, 1]; the result has its size.
-        styles: one picture a, or several, each (1, 3, H', W') in [0, 1]; the sizes set the size of the strokes.
+        styles: one picture a, or several, each (1, 3, H', W') in [0, 1]; their sizes set that of the strokes.
         network: from `features.load`, on the device of the pictures.
         weights: α, β and layers; `Weights()` by default.
         style_weights: the share of each style in the mix.
@@ -341,10 +329,7 @@ def _start(start: str | Tensor, content: Tensor, size: tuple[int, int], generato
 
 
 def with_colours_of(content: Tensor, picture: Tensor) -> Tensor:
-    """The luminance of a picture with the chrominance of the content (Gatys et al. 2017, section 5.1, in YIQ).
-
-    Both are (B, 3, H, W) in [0, 1], of one shape.
-    """
+    """A picture's luminance with the content's chrominance, both (B, 3, H, W) in [0, 1] (Gatys et al. 2017, 5.1)."""
     if content.shape != picture.shape:
         raise ValueError(f"content {tuple(content.shape)} and picture {tuple(picture.shape)} differ in shape")
     luminance = content.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601, as in YIQ
