@@ -21,7 +21,7 @@ help: ## list these commands
 	@echo "make test PYTHON=python3.12 VENV=/somewhere/else"
 
 lab: $(STAMP) ## install the course and open it in JupyterLab
-	$(PY) -m jupyterlab notebooks
+	$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(STAMP) ## install the course, then check style, unit tests and every cell of every notebook
 	$(PY) -m ruff check .
