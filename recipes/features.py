@@ -9,7 +9,7 @@ Teachers: VGG-19 (torchvision's, or a file with its first convolutions) for the 
 the deeper ones where a partial VGG file ends. Pictures: any folder of photographs. With `COURSE_DATA` both are found
 there; without it VGG-19 is downloaded and `--pictures` names the folder.
 
-    python recipes/features.py                      # about an hour on 2 cores; continues where it was interrupted
+    python recipes/features.py                      # about 40 minutes on one core; continues where it was interrupted
 """
 
 import argparse
