@@ -1,6 +1,6 @@
 """Style transfer: how fast against the plain algorithm, and how good the embedded network's eyes are.
 
-    python benchmarks/style_transfer.py               both tables; about half an hour on 2 cores
+    python benchmarks/style_transfer.py               both tables; about five minutes on 2 cores
     python benchmarks/style_transfer.py --only speed  the first alone
 
 Speed: VGG-19 at 256 px. The plain algorithm is the usual tutorial: float32, the network cut after its last loss, its
