@@ -67,15 +67,14 @@ def vgg19() -> tuple[VGG, nst.Weights]:
         return features.load("vgg19", device="cpu"), PAPER
     except pictures.DownloadError:
         calibration = [pictures.load(name, size=224) for name in features.CALIBRATION]
-        network = VGG((*VGG19_WIDTHS[:2], VGG19_WIDTHS[2][:1]), name="VGG-19 to relu3_1, random weights")
-        torch.manual_seed(0)
-        for convolution in network.convolutions.values():
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         if course_data():
             known = torch.load(next((course_data() / "weights").glob("vgg19*.pth")), weights_only=True)
-            for number, convolution in zip((0, 2, 5, 7, 10), network.convolutions.values(), strict=True):
-                convolution.load_state_dict({k: known[f"features.{number}.{k}"] for k in ("weight", "bias")})
-            network.name = "VGG-19 to relu3_1, ImageNet weights"
+            network = features.from_torchvision(known, name="VGG-19 to relu3_1, ImageNet weights")
+        else:
+            torch.manual_seed(0)
+            network = VGG((*VGG19_WIDTHS[:2], VGG19_WIDTHS[2][:1]), name="VGG-19 to relu3_1, random weights")
+            for convolution in network.convolutions.values():
+                nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         weights = nst.Weights(alpha=1e-2, content_layers=("relu3_1",), style_layers=JUDGED)
         return features.normalise(network, calibration).eval().requires_grad_(False), weights
 

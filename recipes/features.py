@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_lib.base import checkpoints, features, images, pictures, runtime
-from course_lib.base.features import EMBEDDED_WIDTHS, VGG, VGG19_WIDTHS
+from course_lib.base.features import EMBEDDED_WIDTHS, VGG
 
 SAVE_EVERY = 200  # steps between two states to resume from
 # Where SqueezeNet's modules have the resolution of a VGG block: 1/8 of the picture after fire5, 1/16 after fire7.
@@ -67,25 +67,12 @@ class SqueezeNetTeacher(nn.Module):
         return found
 
 
-def partial_vgg19(path: Path) -> VGG:
-    """The first convolutions of VGG-19 from a torch file with torchvision's names, as many as it holds."""
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    numbers = sorted({int(name.split(".")[1]) for name in weights})
-    widths: list[tuple[int, ...]] = []
-    for block in VGG19_WIDTHS:
-        widths.append(block[: len(numbers) - sum(map(len, widths))])
-    network = VGG([block for block in widths if block], name=f"VGG-19, first {len(numbers)} convolutions")
-    for number, convolution in zip(numbers, network.convolutions.values(), strict=True):
-        convolution.load_state_dict({kind: weights[f"features.{number}.{kind}"] for kind in ("weight", "bias")})
-    return network
-
-
 def load_teachers(data: Path | None, calibration: list[Tensor]) -> list[nn.Module]:
     """The teachers, frozen; the first one that has a layer teaches it."""
     if data is None:
         teachers = [features.load("vgg19", device="cpu")]
     else:
-        vgg = partial_vgg19(next((data / "weights").glob("vgg19*.pth")))
+        vgg = features.from_torchvision(torch.load(next((data / "weights").glob("vgg19*.pth")), weights_only=True))
         squeezenet = torch.load(data / "weights" / "squeezenet1_1-fp16.pth", weights_only=True)
         teachers = [features.normalise(vgg, calibration), SqueezeNetTeacher(squeezenet, calibration)]
     return [teacher.eval().requires_grad_(False) for teacher in teachers]
@@ -107,7 +94,7 @@ def load_pictures(folders: list[Path], limit: int = 400) -> list[Tensor]:
 
 
 def draw_batch(pool: list[Tensor], size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Crops (count, 3, size, size) in [0, 1], varied so that the student also meets what an optimiser paints.
+    """Crops (count, 3, size, size) in [-0.2, 1.2], varied so that the student also meets what an optimiser paints.
 
     A third stay photographs (flipped, rescaled); the others get other colours and contrasts, are blends of two, or
     are drowned in noise of some grain, as a transfer that starts from noise is.

@@ -141,6 +141,19 @@ def _vgg19_weights() -> dict[str, Tensor]:
         raise pictures.DownloadError(f"VGG-19 could not be downloaded from {VGG19_URL}: {error}") from error
 
 
+def from_torchvision(weights: dict[str, Tensor], pooling: str = "average", name: str = "VGG-19") -> VGG:
+    """VGG-19 from a state_dict with torchvision's names, with as many convolutions as it holds; not normalised."""
+    # torchvision numbers the convolutions of `features` by their place among ReLUs and poolings.
+    numbers = sorted({int(key.split(".")[1]) for key in weights if key.startswith("features.")})
+    widths: list[Sequence[int]] = []
+    for block in VGG19_WIDTHS:
+        widths.append(block[: len(numbers) - sum(map(len, widths))])
+    network = VGG([block for block in widths if block], pooling, name)
+    for number, convolution in zip(numbers, network.convolutions.values(), strict=True):
+        convolution.load_state_dict({kind: weights[f"features.{number}.{kind}"] for kind in ("weight", "bias")})
+    return network
+
+
 def load_vgg19(pooling: str = "average") -> VGG:
     """VGG-19 with torchvision's ImageNet weights, normalised; downloaded once by torch.hub, which checks the hash.
 
@@ -148,12 +161,7 @@ def load_vgg19(pooling: str = "average") -> VGG:
         pictures.DownloadError: not cached, and not to be downloaded (`OfflineError` where that is forbidden).
         checkpoints.CheckpointError: the cached file is damaged.
     """
-    weights = _vgg19_weights()
-    network = VGG(VGG19_WIDTHS, pooling, name="VGG-19 (ImageNet)")
-    # torchvision numbers the convolutions of `features` by their place among ReLUs and poolings.
-    numbers = sorted({int(key.split(".")[1]) for key in weights if key.startswith("features.")})
-    for number, convolution in zip(numbers, network.convolutions.values(), strict=True):
-        convolution.load_state_dict({kind: weights[f"features.{number}.{kind}"] for kind in ("weight", "bias")})
+    network = from_torchvision(_vgg19_weights(), pooling, name="VGG-19 (ImageNet)")
     return normalise(network, [pictures.load(name, size=224) for name in CALIBRATION])
 
 
