@@ -1,6 +1,7 @@
 """What every test shares: no downloads, and the devices that are present."""
 
 import os
+import socket
 
 os.environ.setdefault("COURSE_OFFLINE", "1")
 
@@ -12,3 +13,27 @@ import torch
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device of this machine in turn."""
     return torch.device(request.param)
+
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder, downloads allowed, and an error for whoever leaves this machine."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self, address):
+        assert address[0] in LOOPBACK, f"a test connects to {address}"
+        return connect(self, address)
+
+    def guarded_look_up(host, *arguments, **options):
+        assert host in LOOPBACK, f"a test looks {host} up"
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("COURSE_OFFLINE", "0")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

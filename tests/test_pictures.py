@@ -12,7 +12,7 @@ from PIL import Image
 from course_lib.base import pictures
 from course_lib.base.pictures import DownloadError, OfflineError
 
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def jpeg() -> bytes:
@@ -55,27 +55,6 @@ def server():
         yield running
         running.shutdown()
         thread.join()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An empty cache folder, downloads allowed, and an error for whoever leaves this machine."""
-    connect, look_up = socket.socket.connect, socket.getaddrinfo
-
-    def guarded_connect(self, address):
-        assert address[0] in LOOPBACK, f"a test connects to {address}"
-        return connect(self, address)
-
-    def guarded_look_up(host, *arguments, **options):
-        assert host in LOOPBACK, f"a test looks {host} up"
-        return look_up(host, *arguments, **options)
-
-    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
-    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setenv("COURSE_OFFLINE", "0")
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def files(folder):
