@@ -308,3 +308,77 @@ def test_restore_lists_only_the_first_differences(tmp_path):
     checkpoints.save(path, {}, **HISTORY)
     with pytest.raises(CheckpointError, match=r"missing.*; and 2 more"):
         checkpoints.restore(small(), path)
+
+
+# --- training states
+
+
+STATE = {
+    "weights": {"w": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)},
+    "numbers": [1, 2.5, None, True, "text", (1, (2, 3))],
+}
+
+
+def test_a_state_comes_back_as_it_was(tmp_path, device):
+    path = tmp_path / "new" / "run.pt"
+    checkpoints.save_state(path, {**STATE, "there": torch.ones(2, device=device)})
+    loaded = checkpoints.load_state(path)
+    assert loaded["numbers"] == STATE["numbers"] and loaded["weights"]["count"].dtype == torch.int64
+    assert torch.equal(loaded["weights"]["w"], STATE["weights"]["w"])
+    assert loaded["there"].device.type == "cpu"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_no_changed_byte_of_a_state_goes_unseen(data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "changed.pt"
+    checkpoints.save_state(path, STATE)
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = content[: data.draw(st.integers(0, len(content) - 1))]
+    for damaged in (bytes(changed), cut, content + b"!"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"changed\.pt is (damaged|not a training state)"):
+            checkpoints.load_state(path)
+
+
+def test_load_state_runs_no_code_and_takes_no_other_file(tmp_path, whole):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    stream = io.BytesIO()
+    torch.save({"w": torch.ones(2), "trap": Trap()}, stream)
+    for content in (stream.getvalue(), pickle.dumps(Trap()), whole[1], b""):
+        (tmp_path / "other.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"other\.pt is not a training state"):
+            checkpoints.load_state(tmp_path / "other.pt")
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(FileNotFoundError, match=r"none\.pt"):
+        checkpoints.load_state(tmp_path / "none.pt")
+
+
+def test_a_state_that_could_not_be_loaded_is_not_saved(tmp_path):
+    path = tmp_path / "run.pt"
+    checkpoints.save_state(path, STATE)
+    before = path.read_bytes()
+    for thing in (Path("x"), small(), torch.Generator(), io.BytesIO):
+        with pytest.raises(TypeError, match=r"more than tensors, numbers and text|pickle"):
+            checkpoints.save_state(path, {"thing": thing})
+    assert path.read_bytes() == before
+
+
+def test_a_failed_write_of_a_state_keeps_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    checkpoints.save_state(path, STATE)
+
+    def fail(*arguments):
+        raise OSError("no space")
+
+    monkeypatch.setattr(checkpoints.os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.save_state(path, {"w": torch.zeros(5)})
+    assert checkpoints.load_state(path)["numbers"] == STATE["numbers"]
+    assert list(tmp_path.iterdir()) == [path]

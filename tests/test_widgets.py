@@ -2,9 +2,13 @@
 
 import ipywidgets as widgets
 import pytest
+import torch
 from matplotlib.figure import Figure
+from torch import nn
 
+from course_lib.base import plots
 from course_lib.base import widgets as course_widgets
+from course_lib.base.training import Loop
 
 
 @pytest.fixture
@@ -68,3 +72,38 @@ def test_an_error_leaves_the_button_alive(displayed, caplog):
     x.value = 0
     button.click()
     assert len(updates) == 1
+
+
+@pytest.fixture
+def loop() -> Loop:
+    """Seven steps that train nothing."""
+    parts = {"network": nn.Linear(1, 1)}
+    return Loop(lambda x: {"loss": x.mean()}, torch.rand(5, 1), steps=7, batch_size=2, parts=parts)
+
+
+def test_a_live_plot_draws_in_place_and_leaves_the_last_figure(displayed, loop):
+    shown, updates = displayed
+    lengths = []
+
+    def draw(loop):
+        lengths.append(len(loop.history["loss"]))
+        return plots.curves(loop.history, xlabel="step", ylabel="loss")
+
+    loop.hooks = [course_widgets.live(draw, 3)]
+    loop.run()
+    assert lengths == [3, 6, 7]
+    assert [type(thing) for thing in shown] == [Figure] and len(updates) == 2
+    assert len(updates[-1].axes[0].lines[0].get_xdata()) == 7
+
+
+def test_a_live_plot_follows_its_run_into_another_cell(displayed, loop, monkeypatch):
+    shown, updates = displayed
+
+    class Shell:
+        execution_count = 1
+
+    monkeypatch.setattr(course_widgets, "get_ipython", lambda: Shell)
+    hook = course_widgets.live(lambda loop: Figure(), 1)
+    for loop.done, Shell.execution_count in ((1, 1), (2, 1), (3, 5), (4, 5), (5, 5)):
+        hook(loop)
+    assert len(shown) == 2 and len(updates) == 3

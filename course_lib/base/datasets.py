@@ -61,7 +61,7 @@ def load(name: str, split: str = "train") -> PictureSet:
 
     | name | pictures | train / test |
     |---|---|---|
-    | `digits` | handwritten digits, 1×8×8 (Alpaydin & Kaynak 1998; in scikit-learn) | 1,500 / 297, drawn once, all classes alike |
+    | `digits` | handwritten digits, 1×8×8 (Alpaydin & Kaynak 1998; in scikit-learn) | 1,500 / 297, stratified |
     | `mnist` | handwritten digits, 1×28×28 (LeCun et al. 1998) | 60,000 / 10,000 |
     | `fashion_mnist` | clothes, 1×28×28 (Xiao et al. 2017) | 60,000 / 10,000 |
     | `cats` | CIFAR-10's cats, 3×32×32 (Krizhevsky 2009) | 5,000 / 1,000; 103 in `cifar10_cats.npz` |

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 import ipywidgets as widgets
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
+
+from course_lib.base.training import Loop, every
 
 
 def explore(draw: Callable[..., Figure], *, button: str | None = None, **controls: widgets.Widget) -> None:
@@ -43,3 +46,28 @@ def explore(draw: Callable[..., Figure], *, button: str | None = None, **control
 
 def _values(controls: dict[str, widgets.Widget]) -> dict[str, object]:
     return {name: control.value for name, control in controls.items()}
+
+
+def live(draw: Callable[[Loop], Figure], n: int) -> Callable[[Loop], None]:
+    """A hook for `training.Loop` that shows `draw(loop)` after every n steps, each figure in place of the last one.
+
+    As in `explore`, the figure is an ordinary output of the cell: the last one stays, on a static page too. Its
+    drawing counts as training time (about 0.1 s for a small figure), so choose n for a drawing every second or two.
+
+    Args:
+        draw: takes the loop, and returns a figure of its `history`, or of samples from what it trains. It may use
+            torch's random numbers freely: `training.every` keeps them apart from the training's.
+        n: steps between two figures.
+    """
+    picture, cell = None, None
+
+    def show(loop: Loop) -> None:
+        nonlocal picture, cell
+        shell = get_ipython()
+        here = shell.execution_count if shell else None
+        if picture is None or here != cell:  # the run may go on in another cell, after an interruption
+            picture, cell = display(draw(loop), display_id=True), here
+        else:
+            picture.update(draw(loop))
+
+    return every(n, show)

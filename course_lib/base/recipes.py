@@ -1,0 +1,202 @@
+"""What the command lines of recipes/ share: arguments, places of files, a resumable run, a table and its JSON.
+
+def main(argv=None):
+    parser = recipes.parser(__doc__, steps=6000, batch_size=64)
+    args = parser.parse_args(argv)
+    device = recipes.begin(args, "dcgan_mnist", script=__file__)
+    ...                                     # networks, optimisers, step
+    loop = recipes.train(args, step, data, parts=..., averages={"generator": 0.999})
+    scores = metrics.evaluate(...)
+    recipes.finish(args, loop.averaged["generator"], scores, seconds=loop.seconds)
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from course_lib.base import checkpoints, processes, runtime
+from course_lib.base.training import Loop, Step, every
+
+MAX_BYTES = 3_000_000  # of a shipped checkpoint
+QUICK_STEPS, QUICK_BATCH_SIZE = 20, 16
+PLACES = ("out", "state", "json", "quick", "name", "script")  # arguments that do not change what is learned
+
+
+def parser(description: str, *, steps: int, batch_size: int) -> argparse.ArgumentParser:
+    """The arguments that all recipes share; a recipe adds its own, and calls `begin` after parsing.
+
+    Args:
+        description: the recipe's docstring.
+        steps, batch_size: the defaults, with which the shipped checkpoint was trained.
+    """
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--steps", type=_positive, default=steps, help=f"default {steps}")
+    made.add_argument("--batch-size", type=_positive, default=batch_size, help=f"default {batch_size}")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--out", type=Path, help="the checkpoint (default: in data/checkpoints)")
+    made.add_argument("--state", type=Path, help="for resuming (default: in build/)")
+    made.add_argument("--json", type=Path, help="write the scores there too")
+    made.add_argument(
+        "--quick", action="store_true", help="a few steps that show that the recipe works; kept in build/"
+    )
+    return made
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    return number
+
+
+def begin(args: argparse.Namespace, name: str, *, script: str) -> torch.device:
+    """Fill in what the command line left open, connect the processes, seed everything; returns the device.
+
+    Args:
+        args: of a `parser`; changed in place. `--quick` cuts the steps and the batch, saves to build/ instead of
+            replacing the shipped checkpoint, and keeps no state unless told where.
+        name: of the checkpoint, without folder and suffix; with the data's name where a recipe knows several.
+        script: the recipe's `__file__`.
+    """
+    args.name, args.script = name, Path(script).name
+    if args.quick:
+        args.steps, args.batch_size = min(args.steps, QUICK_STEPS), min(args.batch_size, QUICK_BATCH_SIZE)
+    label, build = f"{name}_quick" if args.quick else name, Path("build")
+    args.out = args.out or (build if args.quick else checkpoints.folder()) / f"{label}.safetensors"
+    if not args.quick:  # which has to show that the recipe works today
+        args.state = args.state or build / f"{name}_state.pt"
+    processes.index()  # connects them, and chooses this one's GPU before anything is put there
+    device = runtime.device()
+    runtime.seed_everything(args.seed, device)
+    return device
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that change what is learned, by name: all but the places of files."""
+    return {name: value for name, value in vars(args).items() if name not in PLACES and value is not None}
+
+
+def command(args: argparse.Namespace) -> str:
+    """The command that repeats the run, with every argument that matters spelt out."""
+    words = [f"python recipes/{args.script}"]
+    for name, value in settings(args).items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        else:
+            words += [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
+    return " ".join(words)
+
+
+def train(args: argparse.Namespace, step: Step, data: Any, **more: Any) -> Loop:
+    """Run a `training.Loop` to its end, with the arguments of the command line; returns the loop.
+
+    The losses are printed twenty times on the way, for log files, where no progress bar is seen.
+
+    Args:
+        args: prepared by `begin`.
+        step, data, more: as for `Loop`: at least `parts`.
+
+    Raises:
+        SystemExit: the state's file is damaged or belongs to other arguments; the message says which.
+    """
+    own = {name: getattr(args, name) for name in ("steps", "batch_size", "seed", "state")}
+    own["settings"] = {name: value for name, value in settings(args).items() if name not in own}
+    own["hooks"] = (*more.pop("hooks", ()), every(max(1, args.steps // 20), _report))
+    loop = Loop(step, data, **{"title": args.name} | more, **own)
+    try:
+        loop.run()
+    except checkpoints.CheckpointError as error:
+        raise SystemExit(str(error)) from error
+    return loop
+
+
+def _report(loop: Loop) -> None:
+    if processes.is_main():
+        losses = "  ".join(f"{name} {value:.3g}" for name, value in loop.losses.items())
+        tqdm.write(f"{loop.title} {loop.done:6d}  {losses}  {loop.seconds:.0f} s")
+
+
+def finish(
+    args: argparse.Namespace, module: nn.Module, scores: Mapping[str, Any], *, seconds: float, **more: Any
+) -> None:
+    """Save the weights in half precision with their history, print the table and write the JSON.
+
+    Only the main process does. Integers such as BatchNorm's counters keep their type.
+
+    Args:
+        args: prepared by `begin`; its `out` and `json` say where to.
+        module: what to ship.
+        scores: by name: numbers, text, or `metrics.Score`s (any dataclass or named tuple with value, low, high, n).
+        seconds: of training, as `loop.seconds`.
+        more: further facts for the checkpoint's metadata.
+
+    Raises:
+        ValueError: the file would exceed 3 MB, or a weight is not finite, also after rounding to half precision.
+    """
+    if not processes.is_main():
+        return
+    state = {name: tensor.cpu().clone() for name, tensor in module.state_dict().items()}
+    halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    size = len(safetensors.torch.save(halves))
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"a checkpoint has at most {MAX_BYTES / 1e6:g} MB; {args.out.name} would have {size / 1e6:.2f}"
+        )
+    numbers = {name: _plain(score) for name, score in scores.items()}
+    facts = {"seed": args.seed, "score": numbers, "seconds": round(seconds, 1)} | more
+    checkpoints.save(args.out, halves, recipe=command(args), **facts)
+    print(f"{args.out}: {size / 1e6:.2f} MB, trained in {seconds:.0f} s")
+    print(table({name: {"value": score} for name, score in scores.items()}))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"name": args.name, "seconds": round(seconds, 1), **numbers}, indent=1) + "\n")
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Rows of named values as text in columns, for a person: `{"DCGAN": {"FD": 12.3, "precision": score}}`.
+
+    A `metrics.Score` is shown with its interval and sample size; a missing value is left empty.
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = [["", *columns]]
+    cells += [[name, *(_text(row.get(column, "")) for column in columns)] for name, row in rows.items()]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns) + 1)]
+    lines = []
+    for first, *others in cells:
+        padded = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
+    """The fields of a dataclass or a named tuple."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    return value._asdict() if hasattr(value, "_asdict") else None
+
+
+def _plain(value: Any) -> Any:
+    """A score as JSON holds it, its numbers rounded to 4 significant digits."""
+    value = _fields(value) or value
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if hasattr(value, "item"):  # a NumPy number, or a tensor of one
+        value = value.item()
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _text(value: Any) -> str:
+    fields = _fields(value)
+    if fields and {"value", "low", "high"} <= fields.keys():
+        n = f", n = {fields['n']}" if "n" in fields else ""
+        return f"{fields['value']:.4g} [{fields['low']:.4g}, {fields['high']:.4g}]{n}"
+    value = _plain(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

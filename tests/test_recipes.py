@@ -1,0 +1,203 @@
+"""base/recipes.py: what a recipe's command line does, from its arguments to its checkpoint."""
+
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from course_lib.base import checkpoints, processes, recipes
+from course_lib.base.training import descend
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Relative paths, such as build/, lead into a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    monkeypatch.setattr(checkpoints, "folder", lambda: Path("data/checkpoints"))
+
+
+class Score(NamedTuple):
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def parse(*words: str, begin: bool = True):
+    parser = recipes.parser("Fit a line.", steps=300, batch_size=8)
+    parser.add_argument("--data", default="line")
+    parser.add_argument("--widths", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--flat", action="store_true")
+    parser.add_argument("--limit", type=float)
+    args = parser.parse_args(words)
+    if begin:
+        recipes.begin(args, f"tiny_{args.data}", script="/some/where/recipes/tiny.py")
+    return args
+
+
+def fit(*words: str, **more):
+    """A whole recipe; the network, its loop and the arguments."""
+    args = parse(*words)
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+
+    def step(x):
+        loss = (network(x) - x[:, :2]).square().mean()
+        descend(loss, optimiser)
+        return {"loss": loss}
+
+    data = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    parts = {"network": network, "optimiser": optimiser}
+    loop = recipes.train(args, step, data, parts=parts, averages={"network": 0.9}, **more)
+    return network, loop, args
+
+
+# --- arguments
+
+
+def test_the_defaults_are_those_of_the_shipped_checkpoint():
+    args = parse()
+    assert (args.steps, args.batch_size, args.seed) == (300, 8, 0)
+    assert args.out == Path("data/checkpoints/tiny_line.safetensors")
+    assert args.state == Path("build/tiny_line_state.pt")
+    assert args.json is None
+
+
+def test_a_quick_run_touches_nothing_of_value():
+    args = parse("--quick")
+    assert args.steps < 50 and args.batch_size == 8
+    assert args.out == Path("build/tiny_line_quick.safetensors") and args.state is None
+    assert parse("--quick", "--steps", "3").steps == 3
+    named = parse("--quick", "--out", "a.safetensors", "--state", "b.pt")
+    assert (named.out, named.state) == (Path("a.safetensors"), Path("b.pt"))
+
+
+@pytest.mark.parametrize("words", [["--steps", "0"], ["--batch-size", "-2"], ["--steps", "many"], ["--stepz", "3"]])
+def test_wrong_arguments_end_with_a_message(words, capsys):
+    with pytest.raises(SystemExit):
+        parse(*words)
+    assert words[0] in capsys.readouterr().err
+
+
+def test_begin_seeds_everything_and_returns_the_device():
+    drawn = []
+    for seed in ("3", "3", "4"):
+        device = recipes.begin(parse("--seed", seed, begin=False), "tiny", script=__file__)
+        assert device == torch.device("cpu")
+        drawn.append((torch.rand(1).item(), np.random.rand()))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_command_spells_out_what_matters():
+    assert recipes.command(parse("--json", "x.json", "--state", "s.pt", "--seed", "2")) == (
+        "python recipes/tiny.py --steps 300 --batch-size 8 --seed 2 --data line --widths 1 2"
+    )
+    repeated = recipes.command(parse("--quick", "--flat", "--limit", "0.5", "--widths", "7"))
+    assert repeated.endswith("--steps 20 --batch-size 8 --seed 0 --data line --widths 7 --flat --limit 0.5")
+    again = parse(*repeated.split()[2:])  # the command means what it says
+    assert recipes.settings(again) == recipes.settings(parse(*repeated.split()[2:], "--quick"))
+
+
+# --- the run
+
+
+def test_a_run_reports_for_log_files(capsys):
+    _, loop, _ = fit("--steps", "40")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20 and lines[-1].startswith("tiny_line     40  loss ")
+    assert loop.title == "tiny_line" and loop.done == 40
+
+
+def test_a_run_is_resumed_and_refuses_other_arguments(capsys):
+    def stop(loop):
+        if loop.done == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after step 11 of 30, kept in build/tiny_line_state\.pt"):
+        fit("--steps", "30", hooks=[stop])
+    with pytest.raises(SystemExit, match=r"belongs to other settings: data is line there, curve here"):
+        fit("--steps", "30", "--data", "curve", "--state", "build/tiny_line_state.pt")
+    with pytest.raises(SystemExit, match="seed is 0 there, 1 here"):
+        fit("--steps", "30", "--seed", "1")
+    network, loop, _ = fit("--steps", "30")
+    assert len(loop.history["loss"]) == 30
+    whole, _, _ = fit("--steps", "30", "--state", "other.pt")
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), whole.parameters(), strict=True))
+    Path("build/tiny_line_state.pt").write_bytes(b"notes")
+    with pytest.raises(SystemExit, match="is not a training state"):
+        fit("--steps", "30")
+
+
+# --- the end
+
+
+def test_finish_ships_half_precision_with_its_history(capsys):
+    _, loop, args = fit("--steps", "5", "--seed", "2", "--json", "build/new/scores.json")
+    capsys.readouterr()
+    scores = {"distance": Score(12.34567, 11, 13.5, 500), "accuracy": 0.98765, "modes": np.int64(8)}
+    recipes.finish(args, loop.averaged["network"], scores, seconds=loop.seconds, data="forty points")
+    tensors, facts = checkpoints.load(args.out)
+    assert {t.dtype for t in tensors.values()} == {torch.float16, torch.int64}
+    for name, tensor in loop.averaged["network"].state_dict().items():
+        assert torch.equal(tensors[name], tensor.half() if tensor.is_floating_point() else tensor)
+    assert facts["recipe"].startswith("python recipes/tiny.py --steps 5 --batch-size 8 --seed 2")
+    assert (facts["seed"], facts["data"], float(facts["seconds"])) == ("2", "forty points", round(loop.seconds, 1))
+    plain = {"distance": {"value": 12.35, "low": 11, "high": 13.5, "n": 500}, "accuracy": 0.9877, "modes": 8}
+    assert json.loads(facts["score"]) == plain
+    written = json.loads(Path("build/new/scores.json").read_text())
+    assert written == {"name": "tiny_line", "seconds": round(loop.seconds, 1), **plain}
+    printed = capsys.readouterr().out
+    assert "data/checkpoints/tiny_line.safetensors: 0.00 MB" in printed
+    assert "12.35 [11, 13.5], n = 500" in printed and "0.9877" in printed
+
+
+def test_tied_and_strided_weights_are_shipped_too():
+    args = parse("--quick")
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last))
+    module[1].weight = module[0].weight
+    module.half()
+    recipes.finish(args, module, {}, seconds=1.0)
+    assert torch.equal(checkpoints.load(args.out)[0]["2.weight"], module[2].weight)
+
+
+def test_what_is_too_large_or_overflows_is_not_shipped():
+    args = parse("--quick")
+    recipes.finish(args, nn.Linear(1, 1), {}, seconds=1.0)
+    before = args.out.read_bytes()
+    with pytest.raises(ValueError, match=r"at most 3 MB; tiny_line_quick\.safetensors would have 3\.\d\d"):
+        recipes.finish(args, nn.Linear(1000, 1501), {}, seconds=1.0)
+    huge = nn.Linear(1, 1)
+    nn.init.constant_(huge.bias, 1e5)  # more than half precision holds
+    with pytest.raises(ValueError, match="'bias' are not all finite"):
+        recipes.finish(args, huge, {}, seconds=1.0)
+    assert args.out.read_bytes() == before
+
+
+def test_only_the_main_process_writes(monkeypatch, capsys):
+    args = parse("--quick")
+    monkeypatch.setattr(processes, "index", lambda: 1)
+    recipes.finish(args, nn.Linear(1, 1), {}, seconds=1.0)
+    assert not args.out.exists() and not capsys.readouterr().out
+
+
+def test_tables_are_for_people():
+    @dataclass
+    class Interval:
+        value: float
+        low: float
+        high: float
+
+    rows = {"GAN": {"parameters": 1200, "distance": Interval(3.14159, 3, 4)}, "DCGAN": {"distance": torch.tensor(0.5)}}
+    assert recipes.table(rows).splitlines() == [
+        "       parameters      distance",
+        "GAN          1200  3.142 [3, 4]",
+        "DCGAN                       0.5",
+    ]
