@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator
 
 os.environ.setdefault("COURSE_OFFLINE", "1")
 
@@ -10,9 +11,15 @@ import torch
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device of this machine in turn."""
-    return torch.device(request.param)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Each device of this machine in turn, computing with all the digits of its tensors: TF32 keeps 10 bits of 23."""
+    tensor_cores = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [unit.allow_tf32 for unit in tensor_cores]
+    for unit in tensor_cores:
+        unit.allow_tf32 = False
+    yield torch.device(request.param)
+    for unit, allowed in zip(tensor_cores, before, strict=True):
+        unit.allow_tf32 = allowed
 
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}

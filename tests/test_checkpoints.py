@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import os
 import pickle
 from pathlib import Path
 
@@ -142,6 +143,24 @@ def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path, monkeypat
         checkpoints.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    """Else a power cut may leave the new name with an empty file behind it."""
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def watched_fsync(descriptor):
+        calls.append(("fsync", os.fstat(descriptor).st_size))  # nothing waits in Python's buffer any more
+        fsync(descriptor)
+
+    def watched_replace(source, target):
+        calls.append(("replace", Path(source).stat().st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", watched_fsync)
+    monkeypatch.setattr(checkpoints.os, "replace", watched_replace)
+    checkpoints.write_atomically(tmp_path / "file", b"eight of")
+    assert calls == [("fsync", 8), ("replace", 8)] and (tmp_path / "file").read_bytes() == b"eight of"
 
 
 # --- names

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.base import checkpoints, processes, recipes
-from course_lib.base.training import descend
+from course_lib.base import checkpoints, images, processes, recipes
+from course_lib.base.training import Loop, descend
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +136,35 @@ def test_a_run_is_resumed_and_refuses_other_arguments(capsys):
         fit("--steps", "30")
 
 
+def test_a_recipe_may_add_settings_of_its_own():
+    fit("--steps", "5", settings={"loss": "hinge"})
+    with pytest.raises(SystemExit, match="loss is hinge there, logistic here"):
+        fit("--steps", "5", settings={"loss": "logistic"})
+    with pytest.raises(SystemExit, match="data is line there, curve here"):  # the arguments count as before
+        fit("--steps", "5", "--data", "curve", "--state", "build/tiny_line_state.pt", settings={"loss": "hinge"})
+
+
+def test_pictures_are_drawn_on_the_way(monkeypatch):
+    asked = []
+
+    def sample(loop):
+        asked.append(loop.done)
+        return torch.arange(12.0).div(11).view(12, 1, 1, 1).expand(12, 1, 3, 4) if loop.averaged else None
+
+    fit("--steps", "10", hooks=[recipes.draw("tiny", sample, 4)])
+    assert asked == [4, 8, 10]
+    assert sorted(path.name for path in Path("build").glob("*.png")) == [f"tiny_{n:06d}.png" for n in asked]
+    picture = images.load(Path("build/tiny_000010.png"))
+    assert picture.shape == (1, 3, 2 * (6 + 2) + 2, 10 * (8 + 2) + 2)  # twice as large, two rows of ten, frames of 2
+    for number in range(12):
+        top, left = 2 + 8 * (number // 10), 2 + 10 * (number % 10)
+        tile = picture[0, :, top : top + 6, left : left + 8]
+        assert torch.allclose(tile, torch.full_like(tile, number / 11), atol=1 / 255)
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    recipes.draw("other", sample, 1)(Loop(lambda x: {}, [0], steps=1, batch_size=1, parts={}))
+    assert asked == [4, 8, 10]
+
+
 # --- the end
 
 
@@ -157,6 +186,27 @@ def test_finish_ships_half_precision_with_its_history(capsys):
     printed = capsys.readouterr().out
     assert "data/checkpoints/tiny_line.safetensors: 0.00 MB" in printed
     assert "12.35 [11, 13.5], n = 500" in printed and "0.9877" in printed
+
+
+def test_what_is_judged_is_what_ships():
+    """Rounded before the evaluation, the module equals its checkpoint to the last bit."""
+    args = parse("--quick")
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 2, dtype=torch.float64))
+    module[1](module[0](torch.randn(5, 3)))  # running statistics of its own
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    parameter = module[0].weight
+    assert recipes.rounded(module) is module and module[0].weight is parameter
+    recipes.finish(args, module, {}, seconds=1.0)
+    shipped = checkpoints.load(args.out)[0]
+    for name, tensor in module.state_dict().items():
+        assert tensor.dtype == before[name].dtype and torch.equal(tensor, shipped[name].to(tensor.dtype)), name
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, before[name], rtol=2**-11, atol=2**-25)
+    assert not torch.equal(module[0].weight, before["0.weight"])
+    assert not torch.equal(module[1].running_mean, before["1.running_mean"])
+    assert module[1].num_batches_tracked == 1
+    assert parameter.requires_grad and parameter.grad_fn is None  # it could be trained on
 
 
 def test_tied_and_strided_weights_are_shipped_too():

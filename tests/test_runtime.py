@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from course_lib.base import runtime
+from course_lib.base.training import descend
+from course_lib.gan import r1_penalty
 
 
 def test_device_override(monkeypatch, device):
@@ -58,6 +60,40 @@ def test_precision_follows_the_clock(monkeypatch):
         monkeypatch.setattr(runtime, "bf16_speedup", lambda speedup=speedup: speedup)
         assert isinstance(runtime.autocast("cpu"), contextlib.nullcontext) != mixed
     assert isinstance(runtime.autocast("mps"), contextlib.nullcontext)
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_precision_follows_the_generation_of_the_card(monkeypatch):
+    """Also in torch 2.2 and 2.3, whose `is_bf16_supported` takes no argument and counts emulation."""
+    monkeypatch.setenv("COURSE_PRECISION", "auto")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    asked = []
+    for capability, mixed in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d, c=capability: asked.append(d) or c)
+        assert isinstance(runtime.autocast("cuda:1"), contextlib.nullcontext) != mixed
+    assert asked == ["cuda:1"] * 3
+
+
+def test_no_autocast_gives_back_the_tensors_precision(device):
+    x = torch.rand(4, 4, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        with runtime.no_autocast(x.device):
+            assert (x @ x).dtype == torch.float32
+        assert (x @ x).dtype == torch.bfloat16
+
+
+def test_no_autocast_where_torch_knows_none(monkeypatch):
+    def autocast(kind, **options):
+        raise RuntimeError(f"User specified an unsupported autocast device_type '{kind}'")
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    with runtime.no_autocast("mps"):
+        pass
+    # All that must switch it off does so through this one helper.
+    weight = torch.nn.Linear(2, 1)
+    descend(weight(torch.ones(1, 2)).sum(), torch.optim.SGD(weight.parameters(), lr=0.1))
+    assert r1_penalty(weight, torch.ones(3, 2)) >= 0
 
 
 def test_speedup_is_measured_whatever_the_caller_does():

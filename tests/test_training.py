@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from course_lib.base import checkpoints, processes, sessions
+from course_lib.base import checkpoints, processes, sessions, training
 from course_lib.base.checkpoints import CheckpointError
 from course_lib.base.history import History
 from course_lib.base.training import Loop, descend, every
@@ -110,7 +110,7 @@ def train(state, hook=lambda loop: None):
 
     parts = {"body": body, "head": head, "adam": adam, "sgd": sgd, "schedule": schedule, "noise": noise}
     loop = Loop(step, data, steps=STEPS, batch_size=16, parts=parts, averages={"body": 0.9}, seed=5,
-                hooks=[hook], state=state, every=5)
+                hooks=[hook], state=state, save_every=5)
     loop.run()
     return loop
 
@@ -227,7 +227,8 @@ def interrupt_at(step: int, number: int = signal.SIGINT):
     return hook
 
 
-def test_an_interrupted_loop_goes_on_in_memory(device):
+def test_an_interrupted_loop_goes_on_in_memory(device, monkeypatch):
+    monkeypatch.setattr(training, "LOOK_EVERY", 1)  # a GPU, too, notices at once
     whole, cut = Line(device), Line(device)
     expected = whole.loop(averages={"network": 0.9})
     expected.run()
@@ -238,6 +239,30 @@ def test_an_interrupted_loop_goes_on_in_memory(device):
     assert loop.run() == expected.history
     assert_same(dict(cut.network.state_dict()), dict(whole.network.state_dict()))
     assert_same(dict(loop.averaged["network"].state_dict()), dict(expected.averaged["network"].state_dict()))
+
+
+@pytest.mark.parametrize("moment", ["hook", "save"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_step_is_not_lost(number, moment, tmp_path, monkeypatch):
+    heard, save = [], checkpoints.save_state
+
+    def disturbed_save(path, state):
+        save(path, state)
+        if state["done"] == 10 and moment == "save":
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(checkpoints, "save_state", disturbed_save)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        hooks = [interrupt_at(10, number)] if moment == "hook" else []
+        loop = Line().loop(state=tmp_path / "s.pt", hooks=hooks)
+        with pytest.raises(KeyboardInterrupt, match="training stopped after step 10 of 10, kept in"):
+            loop.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM] * (number == signal.SIGTERM)
+    assert checkpoints.load_state(tmp_path / "s.pt")["done"] == 10
+    assert len(loop.run()["loss"]) == 10
 
 
 def test_the_handlers_of_others_are_given_back(tmp_path):
@@ -287,12 +312,12 @@ def test_a_loop_runs_in_a_thread_that_hears_no_signals():
 def test_the_state_is_written_every_so_often_and_at_the_end(tmp_path, monkeypatch):
     written, save = [], checkpoints.save_state
     monkeypatch.setattr(checkpoints, "save_state", lambda path, s: (written.append(s["done"]), save(path, s)))
-    loop = Line().loop(state=tmp_path / "new folder" / "s.pt", every=4)
+    loop = Line().loop(state=tmp_path / "new folder" / "s.pt", save_every=4)
     history = loop.run()
     assert written == [4, 8, 10]
     assert loop.run() is history and written == [4, 8, 10]
     again = Line(seed=1)
-    fresh = again.loop(state=tmp_path / "new folder" / "s.pt", every=4)
+    fresh = again.loop(state=tmp_path / "new folder" / "s.pt", save_every=4)
     assert fresh.run() == history and not again.batches  # a finished run is only loaded
     assert fresh.seconds == loop.seconds > 0 and fresh.losses == loop.losses
 
@@ -348,10 +373,10 @@ def test_a_failed_write_keeps_the_previous_state(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.os, "replace", disk_full)
         with pytest.raises(OSError, match="no space left"):
-            Line().loop(steps=9, state=path, every=3).run()
+            Line().loop(steps=9, state=path, save_every=3).run()
     assert list(tmp_path.iterdir()) == [path] and checkpoints.load_state(path)["done"] == 3
     line = Line()
-    line.loop(steps=9, state=path, every=3).run()
+    line.loop(steps=9, state=path, save_every=3).run()
     assert len(line.batches) == 6
     assert_same(dict(line.network.state_dict()), dict(whole.network.state_dict()))
 
@@ -394,11 +419,22 @@ def test_a_state_of_other_settings_is_refused(change, message, tmp_path):
     assert path.read_bytes() == before and loop.done == 0
 
 
+def test_a_state_of_another_kind_of_device_is_refused(tmp_path):
+    """A GPU's random numbers cannot be set on a CPU, nor the other way round."""
+    path = tmp_path / "s.pt"
+    Line().loop(state=path, steps=5).run()
+    state = checkpoints.load_state(path)
+    state["settings"]["device"] = "cuda"
+    checkpoints.save_state(path, state)
+    with pytest.raises(CheckpointError, match=r"device is cuda there, cpu here\. Delete it"):
+        Line().loop(state=path).run()
+
+
 def test_a_longer_run_continues_a_shorter_one_unless_a_schedule_was_told_its_length(tmp_path):
     whole, parted = Line(), Line()
     whole.loop(steps=10).run()
     Line().loop(steps=6, state=tmp_path / "s.pt").run()
-    parted.loop(steps=10, state=tmp_path / "s.pt", every=1).run()  # how often it is saved does not matter either
+    parted.loop(steps=10, state=tmp_path / "s.pt", save_every=1).run()  # how often it is saved does not matter either
     assert_same(dict(parted.network.state_dict()), dict(whole.network.state_dict()))
 
     def scheduled(steps: int) -> Loop:
@@ -514,12 +550,51 @@ def test_a_loss_that_is_no_number_stops_the_run(value, tmp_path):
     def step(x):
         return line.step(x) | {"penalty": torch.tensor(value if len(line.batches) == 6 else 0.5)}
 
-    loop = line.loop(step=step, state=tmp_path / "s.pt", every=2, title="line")
+    loop = line.loop(step=step, state=tmp_path / "s.pt", save_every=2, title="line")
     message = rf"line: at step 6 penalty is {value}\. A lower learning rate.* .*s\.pt holds the last whole state"
     with pytest.raises(FloatingPointError, match=message):
         loop.run()
     assert checkpoints.load_state(tmp_path / "s.pt")["done"] == 4
     assert len(line.batches) == 6
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("keep", [False, True])
+def test_weights_that_an_update_broke_are_not_kept(keep, average, tmp_path):
+    """The loss is of before the update: finite, when the gradient of the saving step is not."""
+    line, path = Line(), tmp_path / "s.pt"
+
+    def step(x):
+        found = line.step(x)
+        if len(line.batches) == 6:
+            broken = loop.averaged["network"] if average else line.network
+            nn.init.constant_(broken.bias, math.nan)
+        return found
+
+    loop = line.loop(step=step, averages={"network": 0.9}, state=path if keep else None, save_every=3, title="line")
+    names = "average of network.bias" if average else "network.bias, average of network.bias"
+    kept = r".* .*s\.pt holds the last whole state\." if keep else ""
+    message = rf"^line: after step 6 {names} hold NaN or infinity\. A lower learning rate.*division by it\.{kept}$"
+    with pytest.raises(FloatingPointError, match=message):
+        loop.run()
+    assert path.exists() == keep
+    if keep:
+        assert checkpoints.load_state(path)["done"] == 3
+
+
+def test_a_gradient_that_is_no_number_at_the_last_step_is_noticed(tmp_path):
+    """√0 has no slope: the loss is 0, the gradient NaN."""
+    line = Line()
+
+    def step(x):
+        loss = (line.network(x) * 0).square().sum().sqrt()
+        descend(loss, line.optimiser)
+        return {"loss": loss}
+
+    loop = line.loop(step=step, steps=1, state=tmp_path / "s.pt")
+    with pytest.raises(FloatingPointError, match=r"after step 1 network\.weight, network\.bias hold NaN"):
+        loop.run()
+    assert not (tmp_path / "s.pt").exists()
 
 
 @pytest.mark.parametrize(
@@ -694,7 +769,7 @@ def test_watching_does_not_change_the_training(device):
         ({"steps": 0}, ValueError, "steps must be a whole number from 1; got 0"),
         ({"steps": 1e4}, ValueError, "steps must be a whole number from 1; got 10000.0"),
         ({"batch_size": -1}, ValueError, "batch_size must be a whole number from 1; got -1"),
-        ({"every": 0}, ValueError, "every must be a whole number from 1; got 0"),
+        ({"save_every": 0}, ValueError, "save_every must be a whole number from 1; got 0"),
         ({"seed": None}, ValueError, "seed must be a whole number; got None"),
         ({"data": torch.ones(0, 3)}, ValueError, "samples must be a whole number from 1; got 0"),
         ({"data": iter([])}, TypeError, "len"),
@@ -712,6 +787,26 @@ def test_arguments_are_checked(changes, error, message):
 def test_parts_on_two_devices_are_refused():
     with pytest.raises(ValueError, match="must lie on one device; 'network' on cpu, 'other' on meta"):
         Line().loop(parts={"network": nn.Linear(1, 1), "other": nn.Linear(1, 1, device="meta")})
+
+
+def test_a_generator_lies_where_the_network_does(device):
+    line = Line(device)
+    rng = torch.Generator(device)
+    loop = line.loop(**other_parts(line, rng=rng))
+    loop.run()
+    assert loop.done == 10 and loop.device == next(line.network.parameters()).device
+
+
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert sessions.with_index(torch.device("cuda")) == torch.device("cuda:3")
+    for exact in ("cuda:1", "cpu", "meta"):
+        assert sessions.with_index(torch.device(exact)) == torch.device(exact)
+
+    class OnSomeGPU(torch.Generator):
+        device = torch.device("cuda")
+
+    assert sessions.device_of({"rng": OnSomeGPU()}) == torch.device("cuda:3")
 
 
 def test_every_refuses_less_than_one_step():

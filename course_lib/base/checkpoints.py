@@ -37,7 +37,10 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        neighbour.write_bytes(data)
+        with neighbour.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # onto the disk: after a power cut the new name must not lead to an empty file
         os.replace(neighbour, path)
     finally:
         neighbour.unlink(missing_ok=True)

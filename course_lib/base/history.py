@@ -10,6 +10,10 @@ from torch import Tensor
 from course_lib.base import processes
 
 MEMORY = 0.95  # of the smoothed losses for the progress bar: they look back about 20 steps
+HINT = (
+    "A lower learning rate or descend(..., clip=1.0) often helps; otherwise look for a logarithm or a root of 0, or a "
+    "division by it."
+)
 
 
 class History:
@@ -67,10 +71,7 @@ class History:
 
     def _note(self, losses: dict[str, float]) -> None:
         if bad := [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]:
-            raise FloatingPointError(
-                f"at step {self._steps + 1} {', '.join(bad)}. A lower learning rate or descend(..., clip=1.0) often "
-                "helps; otherwise look for a logarithm or a root of 0, or a division by it."
-            )
+            raise FloatingPointError(f"at step {self._steps + 1} {', '.join(bad)}. {HINT}")
         self.last = losses
         for name, value in losses.items():
             self.values.setdefault(name, [math.nan] * self._steps)

@@ -31,15 +31,19 @@ _STYLE = {
 }
 
 
-def use_style() -> None:
-    """Set the course's style for this kernel; a notebook's figures become JPEG, a tenth of PNG's size for photos."""
+def use_style(quality: int = 82) -> None:
+    """Set the course's style for this kernel; a notebook's figures become JPEG, a tenth of PNG's size for photos.
+
+    Args:
+        quality: of the JPEGs, up to 95; less for a lesson of many figures, which must stay below 700 kB.
+    """
     mpl.rcParams.update(_STYLE)
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # not in a notebook: there is nothing to choose
         return
     if plt.get_backend().lower().endswith("inline"):
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 82})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": quality})
 
 
 def show(

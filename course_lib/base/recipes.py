@@ -5,29 +5,36 @@ def main(argv=None):
     args = parser.parse_args(argv)
     device = recipes.begin(args, "dcgan_mnist", script=__file__)
     ...                                     # networks, optimisers, step
-    loop = recipes.train(args, step, data, parts=..., averages={"generator": 0.999})
-    scores = metrics.evaluate(...)
-    recipes.finish(args, loop.averaged["generator"], scores, seconds=loop.seconds)
+    hook = recipes.draw(args.out.stem, lambda loop: gan.sample(loop.averaged["generator"], recipes.PICTURES), 1000)
+    loop = recipes.train(args, step, data, parts=..., averages={"generator": 0.999}, hooks=[hook])
+    generator = recipes.rounded(loop.averaged["generator"])
+    scores = metrics.evaluate(gan.sample(generator, recipes.EVALUATED), "mnist")
+    recipes.finish(args, generator, scores, seconds=loop.seconds)
 """
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.base import checkpoints, processes, runtime
+from course_lib.base import checkpoints, images, processes, runtime
 from course_lib.base.training import Loop, Step, every
 
 MAX_BYTES = 3_000_000  # of a shipped checkpoint
+PICTURES = 80  # of a grid that `draw` writes
+EVALUATED = 10_000  # generated pictures that are judged
 QUICK_STEPS, QUICK_BATCH_SIZE = 20, 16
 PLACES = ("out", "state", "json", "quick", "name", "script")  # arguments that do not change what is learned
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def parser(description: str, *, steps: int, batch_size: int) -> argparse.ArgumentParser:
@@ -102,13 +109,14 @@ def train(args: argparse.Namespace, step: Step, data: Any, **more: Any) -> Loop:
 
     Args:
         args: prepared by `begin`.
-        step, data, more: as for `Loop`: at least `parts`.
+        step, data, more: as for `Loop`: at least `parts`. `settings` come on top of the arguments that matter.
 
     Raises:
         SystemExit: the state's file is damaged or belongs to other arguments; the message says which.
     """
     own = {name: getattr(args, name) for name in ("steps", "batch_size", "seed", "state")}
-    own["settings"] = {name: value for name, value in settings(args).items() if name not in own}
+    further = {name: value for name, value in settings(args).items() if name not in own}
+    own["settings"] = further | more.pop("settings", {})
     own["hooks"] = (*more.pop("hooks", ()), every(max(1, args.steps // 20), _report))
     loop = Loop(step, data, **{"title": args.name} | more, **own)
     try:
@@ -124,6 +132,36 @@ def _report(loop: Loop) -> None:
         tqdm.write(f"{loop.title} {loop.done:6d}  {losses}  {loop.seconds:.0f} s")
 
 
+def draw(name: str, sample: Callable[[Loop], Tensor], n: int) -> Callable[[Loop], None]:
+    """A hook that writes a grid of pictures after every n steps, and at the end, to build/<name>_<step>.png.
+
+    Args:
+        name: of the files.
+        sample: gives pictures (N, C, H, W) in [0, 1], C of 1 or 3, from the loop; best from noise that stays the same.
+            Only the main process calls it. They are shown at twice their size, in ten columns.
+    """
+
+    def write(loop: Loop) -> None:
+        if processes.is_main():
+            pictures = F.interpolate(sample(loop), scale_factor=2, mode="nearest")
+            images.save(images.grid(pictures, 10), Path("build") / f"{name}_{loop.done:06d}.png")
+
+    return every(n, write)
+
+
+@torch.no_grad()
+def rounded(module: M) -> M:
+    """The module itself, its floating weights and buffers rounded, in place, to the half precision that `finish` saves.
+
+    So what is judged is what ships, to the last bit. Their type stays; beyond 65504 they become infinite, which
+    `finish` refuses.
+    """
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+    return module
+
+
 def finish(
     args: argparse.Namespace, module: nn.Module, scores: Mapping[str, Any], *, seconds: float, **more: Any
 ) -> None:
@@ -133,7 +171,7 @@ def finish(
 
     Args:
         args: prepared by `begin`; its `out` and `json` say where to.
-        module: what to ship.
+        module: what to ship; judged after `rounded`.
         scores: by name: numbers, text, or `metrics.Score`s (any dataclass or named tuple with value, low, high, n).
         seconds: of training, as `loop.seconds`.
         more: further facts for the checkpoint's metadata.

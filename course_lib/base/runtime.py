@@ -98,12 +98,20 @@ def autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
     precision = _choice("COURSE_PRECISION", ("auto", "float32", "bfloat16"))
     if precision == "auto":
         if kind == "cuda":
-            enabled = torch.cuda.is_bf16_supported(including_emulation=False)
+            enabled = torch.cuda.get_device_capability(device)[0] >= 8  # Ampere; older cards only emulate bf16
         else:
             enabled = kind == "cpu" and bf16_speedup() >= 1.3
     else:
         enabled = precision == "bfloat16"
     return torch.autocast(kind, torch.bfloat16) if enabled else contextlib.nullcontext()
+
+
+def no_autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
+    """The precision of the tensors themselves, also inside of `autocast`: `with no_autocast(x.device): ...`."""
+    try:
+        return torch.autocast(torch.device(device).type, enabled=False)
+    except RuntimeError:  # an older torch has no mixed precision on MPS, and so none to switch off
+        return contextlib.nullcontext()
 
 
 def is_large() -> bool:

@@ -36,6 +36,13 @@ def batch_indices(step: int, n: int, batch_size: int, seed: int) -> Tensor:
     return torch.cat(parts)
 
 
+def with_index(device: torch.device) -> torch.device:
+    """The device as its tensors name it: a GPU without a number, as `torch.device("cuda")`, is the current one."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def device_of(parts: Mapping[str, Any]) -> torch.device:
     """Where the modules and generators among the parts of a training lie; the CPU if there are none.
 
@@ -48,7 +55,7 @@ def device_of(parts: Mapping[str, Any]) -> torch.device:
         if isinstance(part, nn.Module):
             devices |= {tensor.device: name for tensor in _tensors(part).values()}
         elif isinstance(part, torch.Generator):
-            devices.setdefault(part.device, name)
+            devices.setdefault(with_index(part.device), name)
         elif not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
             raise TypeError(f"a part needs state_dict and load_state_dict; {name!r} is {type(part).__name__}")
     if len(devices) > 1:
@@ -59,6 +66,13 @@ def device_of(parts: Mapping[str, Any]) -> torch.device:
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def not_finite(parts: Mapping[str, Any]) -> list[str]:
+    """The names of the weights and buffers, of the modules among the parts, that hold NaN or infinity."""
+    modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    tensors = {f"{name}.{key}": t for name, module in modules.items() for key, t in _tensors(module).items()}
+    return [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
 
 
 def describe(parts: Mapping[str, Any]) -> dict[str, str]:

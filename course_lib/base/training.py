@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from course_lib.base import checkpoints, processes, runtime, sessions
-from course_lib.base.history import History
+from course_lib.base.history import HINT, History
 
 Step = Callable[[Any], dict[str, Tensor]]
 LOOK_EVERY = 10  # steps between two looks at a GPU's losses: each look waits until the GPU has caught up
@@ -46,8 +46,7 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, clip: float | None =
     """
     optimiser.zero_grad()
     # Autocast is for the forward pass; the backward pass takes its precisions from there.
-    on_mps = loss.device.type == "mps"
-    with contextlib.nullcontext() if on_mps else torch.autocast(loss.device.type, enabled=False):
+    with runtime.no_autocast(loss.device):
         loss.backward()
     parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
     if not parameters:
@@ -95,9 +94,9 @@ class Loop:
             steps, which often is the better network. It is min(decay, (1 + k)/(10 + k)) at step k, so that a short
             run forgets the random beginning; buffers such as BatchNorm's are copied.
         hooks: called with the loop after every step, in every process; see `every`.
-        state: a file. The state is written there every `every` steps, at the end and on interruption, and `run`
-            goes on from it. A state of other settings is refused; of other `steps`, only where something other than
-            modules, optimisers and generators, such as a schedule, may depend on their number.
+        state: a file. The state is written there every `save_every` steps, at the end and on interruption, and `run`
+            goes on from it. A state of other settings, or of another kind of device, is refused; of other `steps`,
+            only where something else than modules, optimisers and generators, such as a schedule, may know them.
         title: stands before the progress bar.
         settings: further facts that a state must agree in, such as the weights of a loss; numbers and text.
 
@@ -123,18 +122,18 @@ class Loop:
         averages: Mapping[str, float] | None = None,
         hooks: Sequence[Callable[["Loop"], None]] = (),
         state: str | os.PathLike | None = None,
-        every: int = 500,
+        save_every: int = 500,
         title: str = "training",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        own = {"steps": steps, "batch_size": batch_size, "samples": len(data), "seed": seed, "every": every}
+        own = {"steps": steps, "batch_size": batch_size, "samples": len(data), "seed": seed, "save_every": save_every}
         for name, value in own.items():
             if not isinstance(value, int) or (value < 1 and name != "seed"):
                 raise ValueError(f"{name} must be a whole number{'' if name == 'seed' else ' from 1'}; got {value!r}")
         if batch_size % processes.count():
             raise ValueError(f"{processes.count()} processes cannot share a batch of {batch_size} equally")
         self.step, self.data, self.hooks, self.title = step, data, tuple(hooks), title
-        self.steps, self.batch_size, self.seed, self.every = steps, batch_size, seed, every
+        self.steps, self.batch_size, self.seed, self.save_every = steps, batch_size, seed, save_every
         self.parts, self.device = dict(parts), sessions.device_of(parts)
         self.state = None if state is None else Path(state)
         self.done, self.seconds = 0, 0.0
@@ -143,10 +142,10 @@ class Loop:
         self.averaged = {name: average.module for name, average in self._averages.items()}
         # What a state must agree in. The number of steps matters only to parts that may have been told it.
         kinds = nn.Module | torch.optim.Optimizer | torch.Generator
-        free = {"every", "steps"} if all(isinstance(part, kinds) for part in parts.values()) else {"every"}
+        free = {"save_every"} | ({"steps"} if all(isinstance(part, kinds) for part in parts.values()) else set())
         facts = {name: value for name, value in own.items() if name not in free}
-        facts |= {"processes": processes.count(), **(settings or {}), **sessions.describe(parts)}
-        facts |= {f"average of {name}": decay for name, decay in (averages or {}).items()}
+        facts |= {"processes": processes.count(), "device": self.device.type, **(settings or {})}
+        facts |= sessions.describe(parts) | {f"average of {name}": decay for name, decay in (averages or {}).items()}
         self._settings = {name: str(fact) for name, fact in facts.items()}
 
     @property
@@ -168,7 +167,7 @@ class Loop:
         second Ctrl-C does not wait.
 
         Raises:
-            FloatingPointError: a loss is NaN or infinite; the message names the step and the losses.
+            FloatingPointError: a loss is NaN or infinite, or where a state is due, a weight; the message names them.
             ValueError: NaN or infinity in the data, or a step that returns something else than named scalars.
             checkpoints.CheckpointError: the state's file is damaged, or belongs to other settings.
             KeyboardInterrupt: the run was interrupted; the message says how to go on.
@@ -180,8 +179,8 @@ class Loop:
         with sessions.interruptions() as caught, self._bar() as bar:
             while self.done < self.steps and not stop:
                 self._advance(caught)
-                last = self.done == self.steps
-                if self.device.type == "cpu" or self.done % LOOK_EVERY == 0 or last:
+                due = self.done == self.steps or self.done % self.save_every == 0  # to be saved
+                if self.device.type == "cpu" or self.done % LOOK_EVERY == 0 or due:
                     self._look(bar)
                     # Every process decides so at the same step, by what they told each other with the losses.
                     stop = self._history.interrupted
@@ -189,14 +188,14 @@ class Loop:
                     hook(self)
                 bar.update()
                 self.seconds = time.perf_counter() - began
-                if stop or last or self.done % self.every == 0:
+                if stop or due:
                     self._save()
-        if stop:
+        if stop or caught:  # also in the last step, when there is nothing left to stop
             self._go_down(caught)
         return self.history
 
     def _advance(self, caught: list[int]) -> None:
-        """One step: batch, update, moving averages. Nothing here waits for a GPU."""
+        """One step: batch, update, moving averages. It waits for a GPU only where the step or the data do."""
         batch = self._batch()
         with torch.autocast(self.device.type, torch.bfloat16) if self._mixed else contextlib.nullcontext():
             losses = self.step(batch)
@@ -229,10 +228,13 @@ class Loop:
         try:
             self._history.fetch()
         except FloatingPointError as error:
-            kept = f" {self.state} holds the last whole state." if self.state and self.state.exists() else ""
-            raise FloatingPointError(f"{self.title}: {error}{kept}") from None
+            raise self._broken(error) from None
         if not bar.disable:
             bar.set_postfix({name: f"{v:.3g}" for name, v in self._history.smooth.items()}, refresh=False)
+
+    def _broken(self, reason: object) -> FloatingPointError:
+        kept = f" {self.state} holds the last whole state." if self.state and self.state.exists() else ""
+        return FloatingPointError(f"{self.title}: {reason}{kept}")
 
     def _modules(self) -> list[nn.Module]:
         return [part for part in self.parts.values() if isinstance(part, nn.Module)]
@@ -252,10 +254,12 @@ class Loop:
         return AveragedModel(module, multi_avg_fn=update).eval().requires_grad_(False)
 
     def _save(self) -> None:
-        """Write everything that the next step depends on."""
+        """Write everything that the next step depends on, unless the last update broke it."""
+        averaged = {f"average of {name}": module for name, module in self.averaged.items()}
+        if bad := sessions.not_finite(self.parts | averaged):  # no loss has seen these weights yet
+            raise self._broken(f"after step {self.done} {', '.join(bad[:4])} hold NaN or infinity. {HINT}")
         if self.state is None:
             return
-        self._history.fetch()
         # In every process its own random numbers; all else is the same.
         randomness = processes.gather(sessions.random_state(self.device, self._generators()))
         if processes.is_main():

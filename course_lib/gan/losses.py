@@ -1,0 +1,127 @@
+"""The two objectives of a GAN on logits, their modern remedies, and what the theory says their optimum is.
+
+With logits l and D = σ(l): log D = −softplus(−l) and log(1 − D) = −softplus(l), exact for any l, where a
+logarithm of a rounded probability would be −∞. All losses are to be minimised; they are means over the batch.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib.base import runtime
+
+EQUILIBRIUM = -math.log(4)  # of E log D(X) + E log(1 − D(G(Z))), where p_G = P and D = ½ (Goodfellow 2014, theorem 1)
+
+
+def value(real: Tensor, fake: Tensor) -> Tensor:
+    """E log D(X) + E log(1 − D(G(Z))), the value of the game, from the logits of real and generated pictures.
+
+    Args:
+        real, fake: logits of any shape. Returns a scalar, at most 0 (Goodfellow et al. 2014, equation 1).
+    """
+    return -discriminator_loss(real, fake)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """−E log D(X) − E log(1 − D(G(Z))): what the lecture's discriminator maximises, with a minus."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """−E log D(G(Z)), the lecture's objective of the generator, "non-saturating" (Goodfellow 2014, section 3).
+
+    Its gradient with respect to a logit is −(1 − D): largest when the discriminator is sure of the fake.
+    """
+    return F.softplus(-fake).mean()
+
+
+def saturating_generator_loss(fake: Tensor) -> Tensor:
+    """E log(1 − D(G(Z))), the generator's side of the minimax game.
+
+    Its gradient with respect to a logit is −D: it vanishes exactly when the generator has everything to learn.
+    """
+    return -F.softplus(fake).mean()
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E max(0, 1 − l(X)) + E max(0, 1 + l(G(Z))) (Lim and Ye 2017; Miyato et al. 2018, equation 16)."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_generator_loss(fake: Tensor) -> Tensor:
+    """−E l(G(Z)), the generator's side of the hinge loss."""
+    return -fake.mean()
+
+
+def r1_penalty(discriminator: nn.Module, pictures: Tensor, labels: Tensor | None = None) -> Tensor:
+    """E ‖∇ₓ l(x)‖² over real pictures; times γ/2 it is the R1 of Mescheder et al. 2018, equation 9.
+
+    A discriminator that is flat around the data cannot push the generator away from it once it has arrived.
+
+    Args:
+        discriminator: a module (pictures[, labels]) → logits (B,), each of its own picture only.
+        pictures: (B, ...) floats, real ones; labels: int64 (B,), where the discriminator has classes.
+
+    Returns:
+        A scalar ≥ 0 that can be differentiated by the discriminator's weights.
+
+    Raises:
+        ValueError: the discriminator has batch normalisation in training mode, or there are no pictures.
+    """
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in discriminator.modules()):
+        raise ValueError("R1 needs each picture's own logit; make the discriminator without batch normalisation")
+    if not len(pictures):
+        raise ValueError(f"R1 needs at least one picture; got shape {tuple(pictures.shape)}")
+    with runtime.no_autocast(pictures.device):  # a squared gradient is too fine for 8 bits
+        x = pictures.detach().float() if pictures.dtype in (torch.float16, torch.bfloat16) else pictures.detach()
+        x.requires_grad_()
+        logits = discriminator(x) if labels is None else discriminator(x, labels)
+        (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        return gradient.square().flatten(1).sum(1).mean()
+
+
+def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
+    """D* = p/(p + q), the best answer to densities p of the data and q of the generator (Goodfellow 2014, eq. 2).
+
+    Args:
+        p, q: densities at the same points, ≥ 0, of shapes that broadcast. Where both are 0, D* is ½: nobody asks.
+
+    Raises:
+        ValueError: a negative density or one that is not a number.
+    """
+    _check_densities(p, q)
+    total = p + q
+    return torch.where(total > 0, p / torch.where(total > 0, total, 1), 0.5)
+
+
+def jensen_shannon(p: Tensor, q: Tensor, cell: float | Tensor) -> Tensor:
+    """The Jensen–Shannon divergence ½ KL(p‖m) + ½ KL(q‖m), m = (p + q)/2, as a sum over a grid, in nats.
+
+    The value of the game against D* is 2 JS − log 4 (Goodfellow 2014, equation 6).
+
+    Args:
+        p, q: densities at the points of one grid; cell: the volume that a point stands for.
+
+    Returns:
+        A scalar between 0 (p = q) and log 2 (nowhere both positive), up to the error of the grid.
+
+    Raises:
+        ValueError: a negative density or one that is not a number.
+    """
+    return (best_value(p, q, cell) - EQUILIBRIUM * (((p + q) * cell).sum() / 2)) / 2
+
+
+def best_value(p: Tensor, q: Tensor, cell: float | Tensor) -> Tensor:
+    """max over D of ∫ p log D + q log(1 − D), reached at D*; −log 4 where p = q. Arguments as `jensen_shannon`."""
+    _check_densities(p, q)
+    # As differences of logarithms: D* itself rounds to 1 where p is much larger than q, and log(1 − D*) to −∞.
+    logs = torch.xlogy(p, p) + torch.xlogy(q, q) - torch.xlogy(p + q, p + q)
+    return (logs * cell).sum()
+
+
+def _check_densities(*densities: Tensor) -> None:
+    for density in densities:
+        if not (density >= 0).all():
+            raise ValueError(f"densities must be numbers ≥ 0; the smallest is {float(density.min()):.3g}")

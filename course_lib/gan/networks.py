@@ -1,0 +1,296 @@
+"""Generators, noise z → picture in [-1, 1], and discriminators, picture → logit of "real": GAN 2014 and DCGAN 2015.
+
+A discriminator ends in a logit, not in a probability: D(x) = σ(logit), and the losses stay finite on logits.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+THIN = 4  # channels; with so few, oneDNN's strided kernels are slower than their sub-pixel forms
+
+
+def transposed_convolution_2x(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.conv_transpose2d(x, weight, bias, stride=2, padding=1)` for a 4×4 kernel, in its sub-pixel form.
+
+    Every output pixel meets only 2×2 of the 4×4 weights, and which ones depends on its parity alone. So a 2×2
+    convolution to four times the channels computes all four parities at once, and a pixel shuffle weaves them
+    together (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
+
+    Args:
+        x: (B, C_in, H, W). weight: (C_in, C_out, 4, 4). bias: (C_out,).
+
+    Returns:
+        (B, C_out, 2H, 2W).
+    """
+    C_in, C_out, _, _ = weight.shape
+    parities = weight.reshape(C_in, C_out, 2, 2, 2, 2).flip(2, 4)  # row 2(1 − t) + a of the kernel to (t, a)
+    parities = parities.permute(1, 3, 5, 0, 2, 4).reshape(4 * C_out, C_in, 2, 2)
+    bias = None if bias is None else bias.repeat_interleave(4)
+    return F.pixel_shuffle(F.conv2d(x, parities, bias, padding=1), 2)[:, :, 1:-1, 1:-1]
+
+
+def strided_convolution_2x(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.conv2d(x, weight, bias, stride=2, padding=1)` for a 4×4 kernel, on the four parities of x's pixels.
+
+    Args:
+        x: (B, C_in, 2H, 2W). weight: (C_out, C_in, 4, 4). bias: (C_out,).
+
+    Returns:
+        (B, C_out, H, W).
+    """
+    C_out, C_in, _, _ = weight.shape
+    parities = weight.reshape(C_out, C_in, 2, 2, 2, 2)  # row 2t + a of the kernel to (t, a)
+    parities = parities.permute(0, 1, 3, 5, 2, 4).reshape(C_out, 4 * C_in, 2, 2)
+    return F.conv2d(F.pixel_unshuffle(F.pad(x, (1, 1, 1, 1)), 2), parities, bias)
+
+
+class Upsampling(nn.ConvTranspose2d):
+    """(B, C_in, H, W) → (B, C_out, 2H, 2W): transposed convolution 4×4, stride 2, padding 1."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same numbers whichever way is faster."""
+        if self.out_channels <= THIN:
+            return transposed_convolution_2x(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class Downsampling(nn.Conv2d):
+    """(B, C_in, 2H, 2W) → (B, C_out, H, W): convolution 4×4, stride 2, padding 1."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same numbers whichever way is faster."""
+        if self.in_channels <= THIN:
+            return strided_convolution_2x(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def _start(size: int) -> tuple[int, int]:
+    """The side of the first grid and the number of doublings up to `size`: 8 → 2, 2; 28 → 7, 2; 32 → 4, 3.
+
+    Two doublings at least: a discriminator of one convolution is too weak a teacher.
+    """
+    side, doublings = size, 0
+    while side % 2 == 0 and (side > 7 or doublings < 2):
+        side, doublings = side // 2, doublings + 1
+    if not 2 <= side <= 7 or doublings < 2:
+        raise ValueError(f"size must be a number from 2 to 7 doubled twice or more, such as 8, 28 or 32; got {size}")
+    return side, doublings
+
+
+def _check_labels(labels: Tensor | None, classes: int | None, B: int) -> None:
+    if classes is None:
+        if labels is not None:
+            raise ValueError("got labels, but this network was made without classes")
+        return
+    if labels is None:
+        raise ValueError(f"labels are missing: this network was made with classes={classes}")
+    if labels.dtype != torch.int64 or labels.shape != (B,):
+        raise ValueError(f"labels must be int64 of shape ({B},); got {labels.dtype} of {tuple(labels.shape)}")
+    if B and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels must lie in [0, {classes}); got {int(labels.min())} to {int(labels.max())}")
+
+
+def _check_noise(z: Tensor, z_dim: int) -> None:
+    if z.ndim != 2 or z.shape[1] != z_dim or not z.is_floating_point():
+        raise ValueError(f"z must be floats of shape (B, {z_dim}); got {z.dtype} of {tuple(z.shape)}")
+
+
+def _check_pictures(x: Tensor, channels: int, size: int) -> None:
+    if x.ndim != 4 or x.shape[1:] != (channels, size, size) or not x.is_floating_point():
+        raise ValueError(
+            f"pictures must be floats of shape (B, {channels}, {size}, {size}); got {x.dtype} of {tuple(x.shape)}"
+        )
+
+
+class FullyConnectedGenerator(nn.Module):
+    """The generator of GAN 2014 (Goodfellow et al., section 5): two hidden layers of ReLU, no convolution.
+
+    z (B, z_dim) → pictures (B, channels, size, size) in [-1, 1]. The paper ends in a sigmoid for greys in [0, 1];
+    tanh is the same curve stretched to the range that this chapter's networks share.
+    """
+
+    classes = None
+
+    def __init__(self, z_dim: int = 64, hidden: int = 512, channels: int = 1, size: int = 28) -> None:
+        super().__init__()
+        self.z_dim, self.channels, self.size = z_dim, channels, size
+        self.layers = nn.Sequential(
+            nn.Linear(z_dim, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, channels * size * size),
+            nn.Tanh(),
+        )
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures; `labels` must stay None.
+
+        Raises:
+            ValueError: z of another shape, or labels.
+        """
+        _check_noise(z, self.z_dim)
+        _check_labels(labels, None, len(z))
+        return self.layers(z).view(-1, self.channels, self.size, self.size)
+
+
+class Maxout(nn.Linear):
+    """(B, inputs) → (B, outputs): each output the largest of `pieces` linear maps (Goodfellow et al. 2013)."""
+
+    def __init__(self, inputs: int, outputs: int, pieces: int = 5) -> None:
+        super().__init__(inputs, outputs * pieces)
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The largest piece of each output."""
+        return super().forward(x).unflatten(1, (-1, self.pieces)).amax(2)
+
+
+class MaxoutDiscriminator(nn.Module):
+    """The discriminator of GAN 2014: two maxout layers with dropout. Pictures (B, C, H, W) → logits (B,)."""
+
+    classes = None
+
+    def __init__(self, channels: int = 1, size: int = 28, hidden: int = 128, pieces: int = 5) -> None:
+        super().__init__()
+        self.channels, self.size = channels, size
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            Maxout(channels * size * size, hidden, pieces),
+            nn.Dropout(0.5),
+            Maxout(hidden, hidden, pieces),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits; `labels` must stay None.
+
+        Raises:
+            ValueError: pictures of another shape, or labels.
+        """
+        _check_pictures(x, self.channels, self.size)
+        _check_labels(labels, None, len(x))
+        return self.layers(x).squeeze(1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Normal weights of deviation 0.02 (Radford et al. 2016, section 4); a normalisation's gain around one."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+class Generator(nn.Module):
+    """DCGAN's generator (Radford et al. 2016), z (B, z_dim) → pictures (B, channels, size, size) in [-1, 1].
+
+    Args:
+        z_dim: numbers in z ~ N(0, I). (The paper draws it uniformly.)
+        channels: of the pictures, 1 or 3.
+        size: 8, 28, 32, or another number from 2 to 7 doubled twice or more.
+        width: channels before the last layer; each grid of half the side has twice as many.
+        classes: None, or how many; then every label has a learnt map that is added to the first one.
+
+    What comes from z is normalised before the label's map is added. Joined to z in front of that layer, as in many
+    tutorials, the label, whose gradient always points the same way, soon outgrows the noise, and every class becomes
+    a single picture.
+
+    Raises:
+        ValueError: an impossible size, z of another shape, labels missing, not wanted or out of range.
+    """
+
+    def __init__(
+        self, z_dim: int = 64, channels: int = 1, size: int = 28, width: int = 64, classes: int | None = None
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.channels, self.size, self.classes = z_dim, channels, size, classes
+        self.side, doublings = _start(size)
+        C = width * 2 ** (doublings - 1)
+        # "Project and reshape": the only fully connected layer (guideline 3: no fully connected hidden layers).
+        self.project = nn.Linear(z_dim, C * self.side**2, bias=False)
+        self.embedding = None if classes is None else nn.Embedding(classes, C * self.side**2)
+        # Guidelines 2 and 4: batch normalisation and ReLU everywhere but at the output.
+        layers: list[nn.Module] = [nn.BatchNorm2d(C), nn.ReLU(inplace=True)]
+        for _ in range(doublings - 1):
+            # Guideline 1: no fixed upsampling, the network learns its own, with fractional strides.
+            layers += [Upsampling(C, C // 2, bias=False), nn.BatchNorm2d(C // 2), nn.ReLU(inplace=True)]
+            C //= 2
+        self.layers = nn.Sequential(*layers, Upsampling(C, channels), nn.Tanh())
+        self.apply(_initialise)
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight)  # as loud as the normalised noise
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Pictures in [-1, 1] from noise (B, z_dim) and, for a conditional network, int64 labels (B,)."""
+        _check_noise(z, self.z_dim)
+        _check_labels(labels, self.classes, len(z))
+        x = self.project(z).view(len(z), -1, self.side, self.side)
+        # Pixel by pixel in memory: the order that oneDNN's kernels work in; all layers keep it.
+        x = self.layers[0](x.contiguous(memory_format=torch.channels_last))
+        if self.embedding is not None:
+            x = x + self.embedding(labels).view_as(x)
+        return self.layers[1:](x)
+
+
+class Discriminator(nn.Module):
+    """DCGAN's discriminator, pictures (B, channels, size, size) in [-1, 1] → logits (B,) of being real.
+
+    Args:
+        channels, size, width, classes: as for `Generator`, whose mirror image it is.
+        normalise: with batch normalisation, as in the paper; without it for the R1 penalty, which needs the
+            gradient of each picture's own logit, while batch normalisation makes a logit depend on the whole batch.
+
+    With classes the logit is ψ(φ) + v_yᵀ φ, a learnt vector v_y for each label (Miyato and Koyama 2018, equation 3);
+    φ are the last features, here not summed over positions, and ψ is linear.
+
+    Raises:
+        ValueError: an impossible size, pictures of another shape, labels missing, not wanted or out of range.
+    """
+
+    def __init__(
+        self, channels: int = 1, size: int = 28, width: int = 64, classes: int | None = None, normalise: bool = True
+    ) -> None:
+        super().__init__()
+        self.channels, self.size, self.classes = channels, size, classes
+        side, doublings = _start(size)
+        # Guidelines 1 and 5: strided convolutions instead of pooling, leaky ReLU everywhere.
+        layers: list[nn.Module] = [Downsampling(channels, width), nn.LeakyReLU(0.2, inplace=True)]
+        C = width
+        for _ in range(doublings - 1):
+            layers.append(Downsampling(C, 2 * C, bias=not normalise))
+            C *= 2
+            # Guideline 2: batch normalisation, not at the input.
+            layers += [nn.BatchNorm2d(C)] if normalise else []
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(C * side**2, 1)
+        self.embedding = None if classes is None else nn.Embedding(classes, C * side**2)
+        if normalise:  # without it weights of deviation 0.02 would leave next to nothing of a picture after few layers
+            self.apply(_initialise)
+        elif self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, 0.0, 0.02)
+
+    def features(self, x: Tensor) -> Tensor:
+        """φ (B, C·side²), the last features in one row, of pictures (B, channels, size, size)."""
+        _check_pictures(x, self.channels, self.size)
+        return self.layers(x.contiguous(memory_format=torch.channels_last)).flatten(1)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits (B,) of pictures and, for a conditional network, int64 labels (B,)."""
+        _check_labels(labels, self.classes, len(x))
+        phi = self.features(x)
+        logits = self.head(phi).squeeze(1)
+        if self.embedding is not None:
+            logits = logits + (self.embedding(labels) * phi).sum(1)
+        return logits

@@ -1,0 +1,249 @@
+"""The generator, in its two halves z → w and w → picture, and the discriminator."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib.stylegan.layers import SLOPE, EqualisedConv, EqualisedLinear, StyledConv, ToPicture
+
+GROUP = 4  # pictures that the discriminator compares with each other
+
+
+def resolutions(size: int) -> list[int]:
+    """The sides of the feature maps of a network for pictures of side `size`: halved while even and 4 or more.
+
+    28 gives [7, 14, 28], 32 gives [4, 8, 16, 32], in pixels.
+
+    Raises:
+        ValueError: a size that cannot be halved: without coarse and fine layers there is nothing to mix.
+    """
+    if size < 8 or size % 2:
+        raise ValueError(f"expected an even size of 8 px or more, got {size}")
+    sides = [size]
+    while sides[0] % 2 == 0 and sides[0] // 2 >= 4:
+        sides.insert(0, sides[0] // 2)
+    return sides
+
+
+def widths(size: int, capacity: int, most: int) -> list[int]:
+    """The channels at each of `resolutions(size)`: `capacity` divided by the side, at most `most`.
+
+    Raises:
+        ValueError: no channels would be left, or a size that cannot be halved.
+    """
+    if capacity < size or most < 1:
+        raise ValueError(f"expected a capacity of {size} or more and most ≥ 1, got {capacity} and {most}")
+    return [min(most, capacity // side) for side in resolutions(size)]
+
+
+class Mapping(nn.Module):
+    """The mapping network f: z → w, z first scaled to length √z_dim (StyleGAN, figure 1); keeps the mean of w.
+
+    z has to be normally distributed, w need not be: so f can take over the bending that kinds of pictures which are
+    not spread like a normal distribution require, and synthesis meets straighter directions (section 4).
+
+    Args:
+        depth: layers; the paper has 8, for 1024-pixel faces.
+        lr: the learning-rate factor; the paper has 0.01 (appendix C).
+
+    Attributes:
+        w_mean: (w_dim,), a running mean of w, which `track` updates.
+    """
+
+    def __init__(self, z_dim: int, w_dim: int, depth: int = 4, lr: float = 0.1) -> None:
+        super().__init__()
+        sizes = [z_dim] + [w_dim] * depth
+        pairs = itertools.pairwise(sizes)
+        self.layers = nn.ModuleList(EqualisedLinear(n, m, lr, gain=math.sqrt(2)) for n, m in pairs)
+        self.register_buffer("w_mean", torch.zeros(w_dim))
+        self.z_dim = z_dim
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (B, z_dim), standard normal, to w (B, w_dim).
+
+        Raises:
+            ValueError: z of another shape.
+        """
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"expected z of shape (B, {self.z_dim}), got {tuple(z.shape)}")
+        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), SLOPE)
+        return x.to(z.dtype)
+
+    @torch.no_grad()
+    def track(self, w: Tensor, decay: float = 0.995) -> None:
+        """Move `w_mean` towards the mean of a batch of w (B, w_dim)."""
+        self.w_mean.lerp_(w.mean(0).to(self.w_mean.dtype), 1 - decay)
+
+
+class StyleGenerator(nn.Module):
+    """z → w → picture: `generator(z)`, or its two halves `mapping(z)` and `synthesis(ws)`.
+
+    Args:
+        size, channels: of the pictures.
+        z_dim, w_dim: of the latent code and of the style.
+        capacity, most: see `widths`.
+
+    Attributes:
+        layers: how many styles a picture has: one at the coarsest resolution, two at each further one.
+        classes: None, as it takes no labels.
+    """
+
+    def __init__(
+        self, size: int = 28, channels: int = 1, z_dim: int = 64, w_dim: int = 64, capacity: int = 672, most: int = 96
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.w_dim, self.classes = z_dim, w_dim, None
+        sides = resolutions(size)
+        self.mapping = Mapping(z_dim, w_dim)
+        n, *finer = widths(size, capacity, most)
+        self.constant = nn.Parameter(torch.randn(1, n, sides[0], sides[0]))
+        self.convs = nn.ModuleList([StyledConv(n, n, w_dim, up=False)])
+        self.to_picture = nn.ModuleList([ToPicture(n, channels, w_dim)])
+        for m in finer:
+            self.convs += [StyledConv(n, m, w_dim, up=True), StyledConv(m, m, w_dim, up=False)]
+            self.to_picture.append(ToPicture(m, channels, w_dim))
+            n = m
+        self.layers = len(self.convs)
+        self._side_of_layers = [sides[(layer + 1) // 2] for layer in range(self.layers)]
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Standard normal noise for `synthesis`: for each layer (n, 1, H, H), drawn on the device of `generator`."""
+        like = self.constant
+        device = generator.device if generator else like.device
+        shapes = [(n, 1, side, side) for side in self._side_of_layers]
+        return [torch.randn(s, generator=generator, device=device, dtype=like.dtype).to(like.device) for s in shapes]
+
+    def styles(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """The styles ws (B, layers, w_dim) of z (B, z_dim), the same for each layer.
+
+        Args:
+            truncation: ψ in w' = w̄ + ψ (w − w̄) (StyleGAN, appendix B): 1 leaves w as it is, 0 gives the mean style.
+        """
+        w = self.mapping(z)
+        if truncation != 1:
+            w = torch.lerp(self.mapping.w_mean.to(w.dtype), w, truncation)
+        return w[:, None].expand(-1, self.layers, -1)
+
+    def synthesis(self, ws: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """The pictures (B, channels, size, size) in [-1, 1] of styles.
+
+        Tanh at the end is a departure from the paper, whose pictures are unbounded: a digit's background is exactly
+        -1, which its discriminator would teach for long; like this, training is several times shorter.
+
+        Args:
+            ws: (B, layers, w_dim).
+            noise: for each layer (B, 1, H, H) or (1, 1, H, H), as `noise()` gives; None draws it.
+
+        Raises:
+            ValueError: styles or noise of other shapes.
+        """
+        if ws.ndim != 3 or ws.shape[1:] != (self.layers, self.w_dim):
+            raise ValueError(f"expected styles of shape (B, {self.layers}, {self.w_dim}), got {tuple(ws.shape)}")
+        B = len(ws)
+        noise = self.noise(B) if noise is None else noise
+        if len(noise) != self.layers:
+            raise ValueError(f"expected noise for {self.layers} layers, got {len(noise)}")
+        for given, side in zip(noise, self._side_of_layers, strict=True):
+            if given.shape not in ((B, 1, side, side), (1, 1, side, side)):
+                raise ValueError(f"expected noise ({B} or 1, 1, {side}, {side}), got {tuple(given.shape)}")
+        x = self.constant.expand(B, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        picture = None
+        for layer, conv in enumerate(self.convs):
+            x = conv(x, ws[:, layer], noise[layer])
+            if layer % 2 == 0:  # the last layer of its resolution; the paper gives tRGB the style of the next one
+                fresh = self.to_picture[layer // 2](x, ws[:, layer])
+                picture = fresh if picture is None else F.interpolate(picture, scale_factor=2, mode="bilinear") + fresh
+        return picture.tanh()
+
+    def forward(
+        self, z: Tensor, labels: None = None, truncation: float = 1.0, noise: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Pictures (B, channels, size, size) of z (B, z_dim); arguments as of `styles` and `synthesis`.
+
+        Raises:
+            ValueError: labels, which this generator was not made for; z or noise of other shapes.
+        """
+        if labels is not None:
+            raise ValueError("this generator knows no classes; expected labels=None")
+        return self.synthesis(self.styles(z, truncation), noise)
+
+
+def halve(x: Tensor) -> Tensor:
+    """The means of 2×2 pixels, (B, C, 2H, 2W) → (B, C, H, W); on CPUs three times as fast as average pooling."""
+    return F.interpolate(x, scale_factor=0.5, mode="bilinear")
+
+
+def deviation_of_groups(x: Tensor) -> Tensor:
+    """How much pictures differ from each other: a map (B, 1, H, W) for features (B, C, H, W).
+
+    The standard deviation over `GROUP` pictures of the batch, or over all of it where B is no multiple of that, as
+    a mean over channels and positions (Karras et al. 2018, section 3).
+    """
+    B, _, H, W = x.shape
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))  # not in the 8 bits of mixed precision
+    groups = exact.unflatten(0, (GROUP if B % GROUP == 0 else B, -1))  # (pictures, groups, C, H, W)
+    variance = (groups - groups.mean(0)).square().mean(0)
+    deviation = (variance + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)
+    return deviation.repeat(len(groups)).view(B, 1, 1, 1).expand(B, 1, H, W)
+
+
+class _Residual(nn.Module):
+    """Two convolutions, the size halved between them, plus a 1×1 shortcut (StyleGAN2, section 4.1)."""
+
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = EqualisedConv(n, n, 3, math.sqrt(2)), EqualisedConv(n, m, 3, math.sqrt(2))
+        self.shortcut = EqualisedConv(n, m, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = halve(F.leaky_relu(self.conv1(x), SLOPE))
+        y = F.leaky_relu(self.conv2(y), SLOPE)
+        return (y + self.shortcut(halve(x))) / math.sqrt(2)
+
+
+class StyleDiscriminator(nn.Module):
+    """Pictures (B, channels, size, size) in [-1, 1] to logits (B,): residual, without batch normalisation.
+
+    The last block also sees how much the pictures of a batch differ (`deviation_of_groups`), so that a generator whose
+    pictures are all alike gives itself away.
+
+    Args:
+        size, channels: of the pictures. capacity, most: see `widths`.
+
+    Attributes:
+        steps: how often it has been trained; lazy R1 counts by it, and a resumed run goes on where it was.
+    """
+
+    def __init__(self, size: int = 28, channels: int = 1, capacity: int = 672, most: int = 96) -> None:
+        super().__init__()
+        self.shape = channels, size, size
+        w = widths(size, capacity, most)
+        side = resolutions(size)[0]
+        self.from_picture = EqualisedConv(channels, w[-1], 1, math.sqrt(2))
+        self.blocks = nn.Sequential(*(_Residual(w[i], w[i - 1]) for i in range(len(w) - 1, 0, -1)))
+        self.conv = EqualisedConv(w[0] + 1, w[0], 3, math.sqrt(2))
+        self.hidden = EqualisedLinear(w[0] * side * side, w[0], gain=math.sqrt(2))
+        self.output = EqualisedLinear(w[0], 1)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, pictures: Tensor, labels: None = None) -> Tensor:
+        """Positive logits say "real".
+
+        Raises:
+            ValueError: pictures of another shape, or labels.
+        """
+        if pictures.ndim != 4 or pictures.shape[1:] != self.shape or len(pictures) == 0:
+            raise ValueError(f"expected pictures (B, {', '.join(map(str, self.shape))}), got {tuple(pictures.shape)}")
+        if labels is not None:
+            raise ValueError("this discriminator knows no classes; expected labels=None")
+        x = F.leaky_relu(self.from_picture(pictures.contiguous(memory_format=torch.channels_last)), SLOPE)
+        x = self.blocks(x)
+        x = torch.cat([x, deviation_of_groups(x)], 1)
+        x = F.leaky_relu(self.conv(x), SLOPE).flatten(1)
+        return self.output(F.leaky_relu(self.hidden(x), SLOPE))[:, 0]

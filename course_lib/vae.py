@@ -1,0 +1,261 @@
+"""The variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114), and one whose likelihood is known exactly.
+
+An encoder gives each picture x a Gaussian q(z|x) = N(μ, diag σ²), a decoder gives each z a distribution p(x|z), and
+z ~ N(0, I) a priori. Training raises the ELBO, E_q log p(x|z) − KL(q(z|x) ‖ p(z)) ≤ log p(x) (equation 3). The
+networks are those of the paper's appendix C, with ReLU for tanh. Everything is in nats, per picture.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib.base import checkpoints
+from course_lib.base.training import Step, descend
+
+
+def reparameterise(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
+    """z = μ + σ ⊙ ε: a draw from N(μ, diag σ²) through which gradients reach μ and σ (section 2.4).
+
+    Args:
+        mu, log_var: (..., z_dim), μ and log σ².
+        noise: ε ~ N(0, I), of a shape that broadcasts with them.
+    """
+    return mu + torch.exp(0.5 * log_var) * noise
+
+
+def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(μ, diag σ²) ‖ N(0, I)) = −½ Σ (1 + log σ² − μ² − σ²), in nats (appendix B).
+
+    Args:
+        mu, log_var: (..., z_dim), μ and log σ². Returns (...).
+    """
+    return -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(-1)
+
+
+def bernoulli_log_likelihood(logits: Tensor, pictures: Tensor) -> Tensor:
+    """log p(x|z) = Σ x log y + (1 − x) log(1 − y) over the pixels, y = σ(logits) (appendix C.1), in nats.
+
+    For greys between 0 and 1 this is no longer a probability of x: it is the expectation of the log-likelihood of
+    pixels that are coins, heads with probability x.
+
+    Args:
+        logits, pictures: (..., C, H, W) of shapes that broadcast; pictures in [0, 1]. Returns (...).
+    """
+    logits, pictures = torch.broadcast_tensors(logits, pictures)
+    return -F.binary_cross_entropy_with_logits(logits, pictures, reduction="none").sum((-3, -2, -1))
+
+
+def gaussian_log_density(x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """log N(x; μ, diag σ²), in nats; (..., d) of shapes that broadcast to (...)."""
+    return -0.5 * (math.log(2 * math.pi) + log_var + (x - mu).square() / log_var.exp()).sum(-1)
+
+
+def importance_bound(log_joint: Tensor, log_q: Tensor) -> Tensor:
+    """log 1/K Σ_k p(x, z_k)/q(z_k|x): a bound that rises with K from the ELBO to log p(x) (Burda et al. 2016, eq. 8).
+
+    Args:
+        log_joint, log_q: (K, B), log p(x, z_k) and log q(z_k|x) at draws z_k of q.
+
+    Returns:
+        (B,), in nats; on average at most log p(x).
+    """
+    return torch.logsumexp(log_joint - log_q, 0) - math.log(len(log_joint))
+
+
+class VAE(nn.Module):
+    """Fully connected encoder and decoder of one hidden layer each, with Bernoulli pixels.
+
+    Args:
+        channels, size: of the pictures.
+        hidden: units of the hidden layers. z_dim: of z; 2 makes a plane one can look at.
+    """
+
+    def __init__(self, channels: int = 1, size: int = 28, hidden: int = 500, z_dim: int = 20) -> None:
+        super().__init__()
+        self.shape, self.z_dim = (channels, size, size), z_dim
+        pixels = channels * size * size
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 2 * z_dim))
+        self.decoder = nn.Sequential(nn.Linear(z_dim, hidden), nn.ReLU(), nn.Linear(hidden, pixels))
+
+    def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and log σ² of q(z|x), (B, z_dim) each.
+
+        Args:
+            pictures: (B, C, H, W) in [0, 1].
+
+        Raises:
+            ValueError: another shape, no pictures, NaN, or values outside [0, 1].
+        """
+        if pictures.ndim != 4 or pictures.shape[1:] != self.shape or len(pictures) == 0:
+            raise ValueError(f"expected pictures (B, {', '.join(map(str, self.shape))}), got {tuple(pictures.shape)}")
+        low, high = pictures.aminmax()
+        if not (low >= 0 and high <= 1):  # written so that NaN fails, too
+            raise ValueError(f"expected pictures in [0, 1], without NaN; got values from {low:.3g} to {high:.3g}")
+        mu, log_var = self.encoder(pictures).chunk(2, 1)
+        return mu, log_var
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits (..., C, H, W) of the pixels, of z (..., z_dim); their sigmoid is the mean picture.
+
+        Raises:
+            ValueError: z of another size.
+        """
+        if z.ndim < 1 or z.shape[-1] != self.z_dim:
+            raise ValueError(f"expected z (..., {self.z_dim}), got {tuple(z.shape)}")
+        return self.decoder(z).unflatten(-1, self.shape)
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, C, H, W) of reconstructions, and μ and log σ² (B, z_dim).
+
+        Args:
+            pictures: (B, C, H, W) in [0, 1]. noise: ε (B, z_dim).
+
+        Raises:
+            ValueError: noise of another shape, or what `encode` refuses.
+        """
+        mu, log_var = self.encode(pictures)
+        if noise.shape != mu.shape:
+            raise ValueError(f"expected noise {tuple(mu.shape)}, got {tuple(noise.shape)}")
+        return self.decode(reparameterise(mu, log_var, noise)), mu, log_var
+
+
+def elbo(vae: VAE, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The two terms of the bound for each picture: E_q log p(x|z), estimated by one draw, and the KL divergence.
+
+    The ELBO is the first minus the second (equation 7 with L = 1).
+
+    Args:
+        pictures: (B, C, H, W) in [0, 1]. noise: ε (B, z_dim).
+
+    Returns:
+        (B,) each, in nats.
+    """
+    logits, mu, log_var = vae(pictures, noise)
+    # Back from the 8 bits of mixed precision, for sums over hundreds of pixels.
+    logits, mu, log_var = (x.to(pictures.dtype) for x in (logits, mu, log_var))
+    return bernoulli_log_likelihood(logits, pictures), kl_divergence(mu, log_var)
+
+
+def log_likelihood(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
+    """`importance_bound` on log p(x), one draw for each row of noise.
+
+    Args:
+        pictures: (B, C, H, W) in [0, 1]. noise: ε (K, B, z_dim).
+
+    Returns:
+        (B,), in nats.
+
+    Raises:
+        ValueError: noise of another shape, or what `VAE.encode` refuses.
+    """
+    mu, log_var = vae.encode(pictures)
+    if noise.ndim != 3 or noise.shape[1:] != mu.shape:
+        raise ValueError(f"expected noise (K, {', '.join(map(str, mu.shape))}), got {tuple(noise.shape)}")
+    z = reparameterise(mu, log_var, noise)
+    zero = torch.zeros_like(mu)
+    log_joint = bernoulli_log_likelihood(vae.decode(z), pictures) + gaussian_log_density(z, zero, zero)
+    return importance_bound(log_joint, gaussian_log_density(z, mu, log_var))
+
+
+def vae_step(vae: VAE, optimiser: torch.optim.Optimizer, rng: torch.Generator) -> Step:
+    """A step that raises the mean ELBO of a batch (algorithm 1).
+
+    Args:
+        rng: draws ε, on its own device; give it to the loop as a part, so that a run resumes.
+
+    Returns:
+        batch → the mean `reconstruction` (−E_q log p(x|z)) and `KL`, in nats a picture. A batch is pictures in
+        [0, 1], or a tuple (pictures, labels); labels are not used.
+    """
+
+    def step(batch: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        pictures = batch[0] if isinstance(batch, tuple | list) else batch
+        noise = torch.randn(len(pictures), vae.z_dim, generator=rng, device=rng.device).to(pictures)
+        likelihood, divergence = (term.mean() for term in elbo(vae, pictures, noise))
+        descend(divergence - likelihood, optimiser)
+        return {"reconstruction": -likelihood.detach(), "KL": divergence.detach()}
+
+    return step
+
+
+@torch.no_grad()
+def sample(vae: VAE, z: Tensor | int, rng: torch.Generator | None = None) -> Tensor:
+    """The means (B, C, H, W) in [0, 1] of p(x|z), for z from N(0, I).
+
+    The means, as everyone shows them: a draw of p(x|z) itself would toss each pixel as a coin, black or white.
+
+    Args:
+        z: (..., z_dim), or how many to draw. rng: draws z; None: torch's own.
+
+    Raises:
+        ValueError: no pictures asked for, or z of another size.
+    """
+    weight = next(vae.parameters())
+    if isinstance(z, int):
+        if z < 1:
+            raise ValueError(f"expected at least one picture; got {z}")
+        z = torch.randn(z, vae.z_dim, generator=rng, device=weight.device if rng is None else rng.device)
+    return vae.decode(z.to(weight)).sigmoid()
+
+
+def load(name: str = "vae_mnist", device: torch.device | str = "cpu") -> VAE:
+    """The VAE that `recipes/vae.py` trained and that ships with the course, frozen and in evaluation mode.
+
+    Args:
+        name: `vae_mnist`, or the path of a file that the recipe wrote.
+
+    Raises:
+        FileNotFoundError, CheckpointError: the file is missing, damaged, or of another network.
+    """
+    network = VAE()
+    checkpoints.restore(network, name)
+    return network.to(device).eval().requires_grad_(False)
+
+
+class LinearGaussian(nn.Module):
+    """A VAE small enough for algebra: z ~ N(0, I), x = W z + b + s ε, so that x ~ N(b, W Wᵀ + s² I).
+
+    Its decoder is linear and its pixels are Gaussian (probabilistic PCA, Tipping & Bishop 1999), which makes log p(x)
+    and the true posterior known. With q the posterior, the ELBO equals log p(x); with any other q it lies below, by
+    KL(q ‖ posterior).
+
+    Args:
+        W: (d, z_dim). b: (d,). s: the pixels' standard deviation, > 0.
+
+    Raises:
+        ValueError: shapes that do not fit, or s ≤ 0.
+    """
+
+    def __init__(self, W: Tensor, b: Tensor, s: float) -> None:
+        super().__init__()
+        if W.ndim != 2 or b.shape != W.shape[:1]:
+            raise ValueError(f"expected W (d, z_dim) and b (d,), got {tuple(W.shape)} and {tuple(b.shape)}")
+        if not s > 0:
+            raise ValueError(f"expected s > 0, got {s}")
+        self.register_buffer("W", W)
+        self.register_buffer("b", b)
+        self.s = s
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """log p(x) (B,) of x (B, d), exactly, in nats."""
+        covariance = self.W @ self.W.T + self.s**2 * torch.eye(len(self.b)).to(self.W)
+        L = torch.linalg.cholesky(covariance)
+        whitened = torch.linalg.solve_triangular(L, (x - self.b).T, upper=False)
+        log_det = 2 * L.diagonal().log().sum()
+        return -0.5 * (len(self.b) * math.log(2 * math.pi) + log_det + whitened.square().sum(0))
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean (B, z_dim) and the covariance (z_dim, z_dim), the same for every x, of p(z|x)."""
+        precision = torch.eye(self.W.shape[1]).to(self.W) + self.W.T @ self.W / self.s**2
+        covariance = torch.linalg.inv(precision)
+        return (x - self.b) @ self.W @ covariance / self.s**2, covariance
+
+    def elbo(self, x: Tensor, mu: Tensor, covariance: Tensor) -> Tensor:
+        """The ELBO (B,) of x (B, d) under q = N(mu (B, z_dim), covariance (z_dim, z_dim)), exactly, in nats."""
+        d, z_dim = self.W.shape
+        error = (x - self.b - mu @ self.W.T).square().sum(1) + (self.W @ covariance @ self.W.T).trace()
+        likelihood = -0.5 * (d * math.log(2 * math.pi * self.s**2) + error / self.s**2)
+        divergence = 0.5 * (covariance.trace() + mu.square().sum(1) - z_dim - torch.logdet(covariance))
+        return likelihood - divergence

@@ -1,0 +1,199 @@
+"""base/classifier.py: what the judge sees, what it must not be blind to, and the shipped ones on held-out pictures."""
+
+import importlib.util
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from course_lib.base import checkpoints, classifier, datasets
+from course_lib.base.classifier import Classifier
+
+ROOT = Path(__file__).resolve().parents[1]
+# Accuracy on the test split, as in data/README.md: digits 297 pictures, the others 10,000.
+ACCURACY = {"digits": 0.985, "mnist": 0.993, "fashion_mnist": 0.92}
+needs_data = pytest.mark.skipif(not os.environ.get("COURSE_DATA"), reason="needs COURSE_DATA with the data set")
+shipped = pytest.mark.parametrize("name", classifier.SHIPPED)
+
+
+def network(size: int = 8, channels: int = 1, classes: int = 10) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(channels, size, classes).double().eval()
+
+
+def pictures(size: int = 8, channels: int = 1, count: int = 6) -> torch.Tensor:
+    return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """recipes/classifier.py as a module."""
+    spec = importlib.util.spec_from_file_location("recipe_classifier", ROOT / "recipes" / "classifier.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("size", [4, 5, 8, 13, 28, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shapes_and_gradients_of_every_size(size, channels):
+    judge, x = network(size, channels, classes=7), pictures(size, channels).requires_grad_()
+    logits = judge(x)
+    assert logits.shape == (6, 7) and judge.features(x).shape == (6, 64)
+    logits.square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in judge.parameters())
+    # Every pixel counts, at odd borders too.
+    assert (x.grad.abs().sum(dim=(0, 1)) > 0).all()
+
+
+@pytest.mark.parametrize("size", [8, 28])
+def test_equals_the_formula(size):
+    """Against plain functions: 2x − 1, convolution, x·σ(x), means of 2×2, down to 4×4."""
+    judge, x = network(size), pictures(size)
+    weights = list(judge.parameters())
+    maps = 2 * x - 1
+    for k in range(3):
+        maps = F.conv2d(maps, weights[2 * k], weights[2 * k + 1], padding=1)
+        maps = maps * torch.sigmoid(maps)
+        if maps.shape[-1] > 4:
+            odd = maps.shape[-1] % 2
+            ones = F.pad(torch.ones_like(maps), (0, odd, 0, odd))
+            padded = F.pad(maps, (0, odd, 0, odd))
+            maps = F.avg_pool2d(padded, 2) / F.avg_pool2d(ones, 2)
+    assert maps.shape[-2:] == (4, 4)
+    hidden = maps.flatten(1) @ weights[6].T + weights[7]
+    features = hidden * torch.sigmoid(hidden)
+    torch.testing.assert_close(judge.features(x), features)
+    torch.testing.assert_close(judge(x), features @ weights[8].T + weights[9])
+
+
+def test_a_picture_is_judged_alone():
+    """The company in the batch changes nothing, and in eval mode nothing is random."""
+    judge, x = network(28), pictures(28)
+    torch.testing.assert_close(torch.cat([judge(part) for part in x.split(1)]), judge(x))
+    torch.testing.assert_close(judge(x.flip(0)).flip(0), judge(x))
+    assert not torch.equal(judge.train()(x), judge(x))
+
+
+def test_calibrate_changes_the_unit_and_nothing_else():
+    judge, x = network(), pictures(count=50)
+    before, logits = judge.features(x), judge(x)
+    assert classifier.calibrate(judge, before) is judge
+    after = judge.features(x)
+    assert after.var(dim=0).mean().item() == pytest.approx(1)
+    torch.testing.assert_close(after * judge.scale, before)
+    torch.testing.assert_close(judge(x), logits)
+
+
+@shipped
+def test_shipped_is_small_frozen_and_on_the_device(name, device):
+    judge = classifier.load(name, device)
+    assert (checkpoints.folder() / f"classifier_{name}.safetensors").stat().st_size < 500_000
+    assert not judge.training and not any(p.requires_grad for p in judge.parameters())
+    x = pictures(judge.size).float().to(device).requires_grad_()
+    judge(x).sum().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0 and judge.features(x).device == x.device
+    torch.testing.assert_close(classifier.load(name, device)(x), judge(x), rtol=0, atol=0)
+
+
+def judged(name: str) -> tuple[torch.Tensor, torch.Tensor, datasets.PictureSet]:
+    judge, data = classifier.load(name), datasets.load(name, "test")
+    with torch.no_grad():
+        features = torch.cat([judge.features(data[part][0]) for part in torch.arange(len(data)).split(500)])
+        return features, judge.logits(features), data
+
+
+@pytest.mark.parametrize("name", ["digits", *(pytest.param(n, marks=needs_data) for n in ("mnist", "fashion_mnist"))])
+def test_shipped_on_held_out_pictures(name):
+    features, logits, data = judged(name)
+    assert (logits.argmax(1) == data.labels).float().mean() >= ACCURACY[name]
+    # The unit, on pictures that calibrate() never saw; and more than the ten classes is to be seen in them.
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(features.double().T)).flip(0)
+    assert 0.85 < eigenvalues.mean() < 1.15
+    assert eigenvalues[9:].sum() > 0.05 * eigenvalues.sum()
+
+
+def test_shipped_sees_what_a_class_does_not_tell():
+    """Features move when a digit is shifted, blurred, darkened or noisy, each by more than rounding could."""
+    judge, x = classifier.load("digits"), datasets.load("digits", "test")[:][0]
+    generator = torch.Generator().manual_seed(0)
+    changes = {
+        "shifted": x.roll(1, -1),
+        "blurred": F.avg_pool2d(x, 3, stride=1, padding=1),
+        "darkened": 0.6 * x,
+        "noisy": (x + 0.2 * torch.randn(x.shape, generator=generator)).clamp(0, 1),
+    }
+    with torch.no_grad():
+        seen = judge.features(x)
+        spread = (seen - seen.mean(0)).norm(dim=1).median()
+        for name, changed in changes.items():
+            assert (judge.features(changed) - seen).norm(dim=1).median() > 0.1 * spread, name
+
+
+def test_refuses_what_it_cannot_judge():
+    judge = network()
+    with pytest.raises(ValueError, match=r"\(B, 1, 8, 8\); got \(6, 1, 28, 28\)"):
+        judge(pictures(28))
+    with pytest.raises(ValueError, match=r"\(B, 1, 8, 8\); got \(6, 3, 8, 8\)"):
+        judge(pictures(8, 3))
+    with pytest.raises(ValueError, match=r"got \(1, 8, 8\)"):
+        judge(pictures()[0])
+    with pytest.raises(TypeError, match=r"floats in \[0, 1\]; got torch.uint8"):
+        judge((255 * pictures()).byte())
+    for channels, size, classes in ((0, 8, 10), (1, 3, 10), (1, 33, 10), (1, 8, 0)):
+        with pytest.raises(ValueError, match=f"size 4 … 32; got {channels}, {classes} and {size}"):
+            Classifier(channels, size, classes)
+    with pytest.raises(ValueError, match=r"digits, mnist, fashion_mnist; got 'cats'"):
+        classifier.load("cats")
+
+
+# --- the recipe ---
+
+
+def test_augment_shifts_by_whole_pixels(recipe):
+    """Without turning, every picture is itself, moved: no grey between pixels, nothing mirrored."""
+    x = torch.zeros(200, 1, 28, 28)
+    x[:, :, 10:15, 10:12] = 1
+    moved = recipe.augment(x, 0.08, 0, torch.Generator().manual_seed(0))
+    expected = {(i, j): x[0].roll((i, j), (-2, -1)) for i in range(-2, 3) for j in range(-2, 3)}
+    found = set()
+    for picture in moved:
+        (shift,) = (s for s, e in expected.items() if (picture - e).abs().max() < 1e-4)
+        found.add(shift)
+    assert len(found) == 25
+    turned = recipe.augment(x, 0, 8, torch.Generator().manual_seed(0))
+    assert turned.min() >= 0 and turned.max() <= 1 + 1e-6 and 0.7 < turned.sum() / x.sum() < 1.3
+
+
+def test_recipe_runs_and_resumes_exactly(recipe, tmp_path, monkeypatch):
+    def files(name: str) -> list[str]:
+        return [f"--{kind}={tmp_path / f'{name}.{suffix}'}" for kind, suffix in
+                (("out", "safetensors"), ("state", "pt"), ("json", "json"))]  # fmt: skip
+
+    scores = recipe.main(["--quick", *files("a")])["digits"]
+    assert scores["test accuracy"].n == 297
+    assert json.loads((tmp_path / "a.json").read_text())["test accuracy"]["n"] == 297
+    with monkeypatch.context() as patch:
+        calls = []
+        augment = recipe.augment
+
+        def interrupted(*arguments):
+            calls.append(1)
+            if len(calls) == 12:
+                signal.raise_signal(signal.SIGINT)  # Ctrl-C: this step ends, and the state is saved
+            return augment(*arguments)
+
+        patch.setattr(recipe, "augment", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.main(["--quick", *files("b")])
+        assert len(calls) == 12
+    recipe.main(["--quick", *files("b")])
+    (first, _), (second, facts) = (checkpoints.load(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert "recipes/classifier.py" in facts["recipe"] and "--data digits" in facts["recipe"]
+    with pytest.raises(SystemExit, match="cannot share --out"):
+        recipe.main(files("c"))

@@ -1,0 +1,80 @@
+"""The comparison of the shipped generators runs, says what is missing, and its bars can fail."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from course_lib.base.scores import Score
+
+PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "generative_timeline.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("generative_timeline_benchmark", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def score(value, width=0.0, n=100):
+    return Score(value, value - width, value + width, n)
+
+
+def distances(**values):
+    names = {"vae": "VAE 2013", "gan": "GAN 2014", "dcgan": "DCGAN 2015", "stylegan": "StyleGAN 2018"}
+    return {names[name]: {"Fréchet distance": score(value, 0.5)} for name, value in values.items()}
+
+
+def test_bars_hold_in_the_order_of_the_years_and_in_no_other(benchmark):
+    assert list(benchmark.bars(distances(vae=9, gan=8, dcgan=4, stylegan=2)).values()) == [True, True, True]
+    assert list(benchmark.bars(distances(vae=9, gan=8, dcgan=4, stylegan=5)).values()) == [False, True, True]
+    assert list(benchmark.bars(distances(vae=9, gan=3, dcgan=4, stylegan=2)).values()) == [True, False, True]
+    assert list(benchmark.bars(distances(vae=3, gan=8, dcgan=4, stylegan=2)).values()) == [True, True, False]
+
+
+def test_bars_tell_whether_intervals_overlap(benchmark):
+    (near,) = benchmark.bars(distances(dcgan=4, stylegan=3.5))
+    (far,) = benchmark.bars(distances(dcgan=4, stylegan=2))
+    assert "overlapping" in near and "apart" in far
+
+
+@pytest.mark.parametrize(("share", "met"), [(0.95, True), (0.949, False)])
+def test_bar_of_the_class_agreement(benchmark, share, met):
+    assert list(benchmark.bars({"x": {"agreement": score(share)}}).values()) == [met]
+
+
+def test_table_shows_every_score_with_its_interval_and_leaves_gaps(benchmark):
+    rows = {"a model": {"weights": 1234, "precision": score(0.5, 0.1), "Fréchet floor": score(0.25)}, "copies": {}}
+    head, first, second = benchmark.table(rows).splitlines()
+    assert all(title in head for title in ("weights", "seconds", "Fréchet distance", "largest class %"))
+    assert "1,234" in first and "50 [40, 60]" in first and "0.25" in first and "0.25 [" not in first
+    assert len(head) == len(first) == len(second) and second.strip() == "copies"
+
+
+def test_without_data_it_says_what_to_do(benchmark, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit, match="set COURSE_DATA"):
+        benchmark.main(["--quick"])
+    assert "mnist is not at hand" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.environ.get("COURSE_DATA"), reason="needs MNIST in COURSE_DATA")
+def test_it_runs_and_sees_through_copies(benchmark, tmp_path, capsys):
+    met = benchmark.main(["--quick", "--json", str(tmp_path / "timeline.json")])
+    report = json.loads((tmp_path / "timeline.json").read_text(encoding="utf-8"))
+    mnist = [name for name, model in benchmark.MODELS.items() if model.data == "mnist"]
+    assert list(report["rows"]) == [*mnist, "copies of mnist"] and report["bars"] == met
+    for name in mnist:
+        row = report["rows"][name]
+        assert row["weights"] > 100_000 and 0 < row["MB"] <= 3 and row["seconds"] > 0, name
+        assert row["Fréchet distance"]["value"] > 0 and row["precision"]["n"] == 300, name
+    copies = report["rows"]["copies of mnist"]
+    assert copies["distance to training"]["value"] == 0 and copies["copied"]["value"] == 1
+    assert len(met) == 4, "three distances and one agreement"
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in report["rows"]) and all(claim in printed for claim in met)

@@ -1,0 +1,314 @@
+"""The VAE's terms against torch.distributions and sampling, its bound where log p(x) is known, and the shipped one."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
+
+from course_lib import vae
+from course_lib.base import checkpoints, datasets, metrics
+from course_lib.base.training import Loop
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = checkpoints.folder() / "vae_mnist.safetensors"
+drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+shapes = st.lists(st.integers(1, 5), min_size=1, max_size=3)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def tiny(seed: int = 0, **changes) -> vae.VAE:
+    torch.manual_seed(seed)
+    return vae.VAE(**{"channels": 1, "size": 4, "hidden": 12, "z_dim": 3} | changes).double()
+
+
+# The terms
+
+
+@drawn
+@given(shape=shapes, seed=st.integers(0, 999))
+def test_kl_equals_torch(shape, seed):
+    mu, log_var = normal(*shape, seed=seed), 2 * normal(*shape, seed=seed + 1)
+    expected = kl_divergence(Normal(mu, (log_var / 2).exp()), Normal(torch.zeros_like(mu), 1.0)).sum(-1)
+    torch.testing.assert_close(vae.kl_divergence(mu, log_var), expected)
+
+
+def test_kl_equals_its_sampled_definition():
+    """E_q [log q(z) − log p(z)] over a million draws."""
+    mu, log_var = torch.tensor([0.7, -1.2], dtype=torch.float64), torch.tensor([0.4, -1.5], dtype=torch.float64)
+    z = vae.reparameterise(mu, log_var, normal(1_000_000, 2))
+    zero = torch.zeros_like(mu)
+    difference = vae.gaussian_log_density(z, mu, log_var) - vae.gaussian_log_density(z, zero, zero)
+    error = float(difference.std()) / 1000
+    assert abs(float(difference.mean() - vae.kl_divergence(mu, log_var))) < 4 * error < 0.02
+
+
+def test_kl_is_zero_at_the_prior_alone():
+    assert float(vae.kl_divergence(torch.zeros(4), torch.zeros(4))) == 0
+    assert (vae.kl_divergence(normal(100, 4), normal(100, 4, seed=1)) > 0).all()
+
+
+def test_gaussian_log_density_equals_torch():
+    x, mu, log_var = normal(5, 1, 3), normal(4, 3, seed=1), normal(4, 3, seed=2)
+    expected = Normal(mu, (log_var / 2).exp()).log_prob(x).sum(-1)
+    torch.testing.assert_close(vae.gaussian_log_density(x, mu, log_var), expected)
+
+
+def test_bernoulli_log_likelihood_equals_torch():
+    logits = 3 * normal(5, 2, 1, 4, 4)
+    coins = (uniform(2, 1, 4, 4) < 0.5).double()
+    found = vae.bernoulli_log_likelihood(logits, coins)
+    torch.testing.assert_close(found, Bernoulli(logits=logits).log_prob(coins).sum((-3, -2, -1)))
+    # Of a grey: between black's and white's, in proportion.
+    black, white = torch.zeros_like(coins), torch.ones_like(coins)
+    grey = vae.bernoulli_log_likelihood(logits, black + 0.3)
+    expected = 0.7 * vae.bernoulli_log_likelihood(logits, black) + 0.3 * vae.bernoulli_log_likelihood(logits, white)
+    torch.testing.assert_close(grey, expected)
+    assert vae.bernoulli_log_likelihood(torch.full((1, 1, 1), 1e4), torch.ones(1, 1, 1)) == 0  # not NaN
+
+
+def test_reparameterised_draws_have_mean_and_variance_and_pass_gradients():
+    mu, log_var = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.5, -1.0]).double()
+    z = vae.reparameterise(mu, log_var, normal(200_000, 2))
+    assert (z.mean(0) - mu).abs().max() < 0.02 and (z.var(0) / log_var.exp() - 1).abs().max() < 0.02
+    inputs = [normal(2, 3, seed=seed).requires_grad_() for seed in range(3)]
+    assert torch.autograd.gradcheck(vae.reparameterise, inputs)
+    assert torch.autograd.gradcheck(vae.kl_divergence, inputs[:2])
+
+
+# The bound, where log p(x) is known
+
+
+def linear(seed: int = 0) -> tuple[vae.LinearGaussian, torch.Tensor]:
+    model = vae.LinearGaussian(normal(5, 2, seed=seed), normal(5, seed=seed + 1), 0.6)
+    z, noise = normal(7, 2, seed=seed + 2), normal(7, 5, seed=seed + 3)
+    return model, z @ model.W.T + model.b + model.s * noise
+
+
+def test_exact_likelihood_and_posterior_equal_torch():
+    model, x = linear()
+    covariance = model.W @ model.W.T + model.s**2 * torch.eye(5).double()
+    torch.testing.assert_close(model.log_likelihood(x), MultivariateNormal(model.b, covariance).log_prob(x))
+    mean, posterior = model.posterior(x)
+    # Bayes: p(z|x) p(x) = p(x|z) p(z), at any z.
+    z = normal(7, 2, seed=9)
+    joint = Normal(z @ model.W.T + model.b, model.s).log_prob(x).sum(1) + Normal(0.0, 1.0).log_prob(z).sum(1)
+    given_x = MultivariateNormal(mean, posterior).log_prob(z)
+    torch.testing.assert_close(joint - given_x, model.log_likelihood(x))
+
+
+@drawn
+@given(seed=st.integers(0, 999), far=st.floats(0, 2))
+def test_the_elbo_is_below_the_likelihood_by_the_divergence_from_the_posterior(seed, far):
+    model, x = linear(seed)
+    mean, posterior = model.posterior(x)
+    L = torch.linalg.cholesky(posterior) + far * normal(2, 2, seed=seed + 7).tril()
+    mu, covariance = mean + far * normal(7, 2, seed=seed + 8), L @ L.T + 1e-6 * torch.eye(2)
+    bound, exact = model.elbo(x, mu, covariance), model.log_likelihood(x)
+    assert (bound <= exact + 1e-9).all()
+    gap = kl_divergence(MultivariateNormal(mu, covariance), MultivariateNormal(mean, posterior))
+    torch.testing.assert_close(exact - bound, gap, rtol=1e-6, atol=1e-6)
+
+
+def test_the_elbo_is_the_likelihood_at_the_posterior():
+    model, x = linear()
+    torch.testing.assert_close(model.elbo(x, *model.posterior(x)), model.log_likelihood(x))
+
+
+def test_the_elbo_equals_its_sampled_definition():
+    model, x = linear()
+    mu, log_var = normal(7, 2, seed=4), -1 + 0.3 * normal(7, 2, seed=5)
+    variance = log_var[0].exp()  # one covariance for all pictures
+    z = vae.reparameterise(mu, log_var[0], normal(40_000, 7, 2, seed=6))
+    likelihood = Normal(z @ model.W.T + model.b, model.s).log_prob(x).sum(-1)
+    sampled = likelihood - vae.kl_divergence(mu, log_var[0].expand_as(mu))
+    error = sampled.std(0) / 200
+    difference = sampled.mean(0) - model.elbo(x, mu, variance.diag())
+    assert (difference.abs() < 4.5 * error).all()
+
+
+def test_importance_bound_rises_from_the_elbo_to_the_likelihood():
+    model, x = linear()
+    mean, posterior = model.posterior(x)
+    log_var = (2 * posterior.diagonal()).log().expand_as(mean)  # a q that is not the posterior
+    noise = normal(64 * 200, 7, 2, seed=6)
+    z = vae.reparameterise(mean, log_var, noise)
+    zero = torch.zeros_like(mean)
+    log_joint = Normal(z @ model.W.T + model.b, model.s).log_prob(x).sum(-1) + vae.gaussian_log_density(z, zero, zero)
+    log_q = vae.gaussian_log_density(z, mean, log_var)
+    bounds = [
+        torch.stack(
+            [vae.importance_bound(*pair) for pair in zip(log_joint.split(K), log_q.split(K), strict=True)]
+        ).mean(0)
+        for K in (1, 8, 64)
+    ]
+    exact = model.log_likelihood(x)
+    assert (bounds[0] < bounds[1]).all() and (bounds[1] < bounds[2]).all() and (bounds[2] < exact + 0.02).all()
+    assert (exact - bounds[2] < 0.1).all()
+    q_is_posterior = MultivariateNormal(mean, posterior)
+    draws = q_is_posterior.rsample((3,))
+    joint = Normal(draws @ model.W.T + model.b, model.s).log_prob(x).sum(-1)
+    joint = joint + vae.gaussian_log_density(draws, zero, zero)
+    torch.testing.assert_close(vae.importance_bound(joint, q_is_posterior.log_prob(draws)), exact)
+
+
+# The network
+
+
+@pytest.mark.parametrize(("channels", "size", "z_dim"), [(1, 8, 2), (3, 5, 4)])
+def test_shapes(channels, size, z_dim):
+    network = tiny(channels=channels, size=size, z_dim=z_dim)
+    pictures, noise = uniform(6, channels, size, size), normal(6, z_dim)
+    logits, mu, log_var = network(pictures, noise)
+    assert logits.shape == pictures.shape and mu.shape == log_var.shape == (6, z_dim)
+    assert [term.shape for term in vae.elbo(network, pictures, noise)] == [(6,), (6,)]
+    assert vae.log_likelihood(network, pictures, normal(4, 6, z_dim)).shape == (6,)
+    assert network.decode(normal(2, 3, z_dim)).shape == (2, 3, channels, size, size)
+
+
+def test_the_elbo_is_made_of_its_terms():
+    network, pictures, noise = tiny(), uniform(6, 1, 4, 4), normal(6, 3)
+    likelihood, divergence = vae.elbo(network, pictures, noise)
+    mu, log_var = network.encode(pictures)
+    logits = network.decode(mu + (log_var / 2).exp() * noise)
+    expected = (pictures * logits.sigmoid().log() + (1 - pictures) * (1 - logits.sigmoid()).log()).sum((1, 2, 3))
+    torch.testing.assert_close(likelihood, expected)
+    torch.testing.assert_close(divergence, kl_divergence(Normal(mu, (log_var / 2).exp()), Normal(0.0, 1.0)).sum(1))
+
+
+def test_log_likelihood_equals_a_sum_over_the_plane():
+    """With z in two dimensions the integral of p(x|z) p(z) can be summed on a grid."""
+    network, pictures = tiny(z_dim=2), (uniform(3, 1, 4, 4) < 0.4).double()
+    axis = torch.linspace(-7, 7, 281, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)
+    logits = network.decode(z)[:, None]
+    log_joint = vae.bernoulli_log_likelihood(logits, pictures) + Normal(0.0, 1.0).log_prob(z).sum(1)[:, None]
+    exact = torch.logsumexp(log_joint, 0) + 2 * math.log(0.05)
+    noise = normal(4000, 3, 2)
+    found = vae.log_likelihood(network, pictures, noise)
+    assert (found - exact).abs().max() < 0.02
+    likelihood, divergence = (torch.stack([vae.elbo(network, pictures, n)[i] for n in noise[:300]]) for i in (0, 1))
+    assert ((likelihood - divergence).mean(0) < exact).all()
+
+
+def test_a_picture_does_not_depend_on_its_neighbours():
+    network, pictures, noise = tiny(), uniform(5, 1, 4, 4), normal(5, 3)
+    together = network(pictures, noise)
+    for i in range(5):
+        alone = network(pictures[i : i + 1], noise[i : i + 1])
+        for a, b in zip(alone, together, strict=True):
+            torch.testing.assert_close(a[0], b[i])
+
+
+def test_sampling_gives_the_means(device):
+    network = tiny().float().to(device)
+    z = normal(4, 3).float().to(device)
+    pictures = vae.sample(network, z)
+    assert pictures.device.type == device.type and pictures.min() >= 0 and pictures.max() <= 1
+    torch.testing.assert_close(pictures, network.decode(z).sigmoid().detach())
+    one, two = (vae.sample(network, 5, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(one, two) and one.shape == (5, 1, 4, 4)
+
+
+# Training
+
+
+def test_gradients_reach_every_parameter():
+    network = tiny().float()
+    step = vae.vae_step(network, torch.optim.Adam(network.parameters()), torch.Generator().manual_seed(0))
+    before = [parameter.clone() for parameter in network.parameters()]
+    losses = step((torch.rand(8, 1, 4, 4), torch.zeros(8, dtype=torch.int64)))
+    assert set(losses) == {"reconstruction", "KL"} and not any(loss.requires_grad for loss in losses.values())
+    for (name, parameter), old in zip(network.named_parameters(), before, strict=True):
+        assert parameter.grad.abs().max() > 0 and not torch.equal(parameter, old), name
+
+
+def test_training_approaches_the_entropy_of_a_known_source():
+    """Two pictures, equally frequent: no model beats −log 2 nats, and a VAE with one bit of z gets near."""
+    data = torch.zeros(64, 1, 4, 4)
+    data[::2, :, :2], data[1::2, :, 2:] = 1, 1
+    torch.manual_seed(0)
+    network, rng = vae.VAE(1, 4, 32, 2), torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    parts = {"vae": network, "optimiser": optimiser, "rng": rng}
+    Loop(vae.vae_step(network, optimiser, rng), data, steps=500, batch_size=32, parts=parts).run()
+    likelihood, divergence = vae.elbo(network, data, torch.randn(64, 2, generator=rng))
+    found = float((likelihood - divergence).mean().detach())
+    assert (
+        -2.2 < found < -math.log(2) + 0.15
+    )  # from −11; one draw of z each, so the estimate may exceed the bound a little
+    noise = torch.randn(2000, 64, 2, generator=rng)
+    assert -2.0 < float(vae.log_likelihood(network, data, noise).mean().detach()) < -math.log(2) + 0.01
+
+
+# Bad input
+
+
+def test_refuses_bad_input():
+    network = tiny()
+    with pytest.raises(ValueError, match=r"pictures \(B, 1, 4, 4\), got \(2, 3, 4, 4\)"):
+        network.encode(uniform(2, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"got \(0, 1, 4, 4\)"):
+        network.encode(uniform(0, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"in \[0, 1\], without NaN; got values from -1 to"):
+        network.encode(2 * uniform(2, 1, 4, 4).round() - 1)
+    with pytest.raises(ValueError, match="without NaN; got values from nan"):
+        network.encode(uniform(2, 1, 4, 4) * math.nan)
+    with pytest.raises(ValueError, match=r"z \(\.\.\., 3\), got \(2, 4\)"):
+        network.decode(normal(2, 4))
+    with pytest.raises(ValueError, match="at least one picture; got 0"):
+        vae.sample(network, 0)
+    with pytest.raises(ValueError, match=r"W \(d, z_dim\) and b \(d,\), got \(5, 2\) and \(4,\)"):
+        vae.LinearGaussian(normal(5, 2), normal(4), 1.0)
+    with pytest.raises(ValueError, match="s > 0, got -1"):
+        vae.LinearGaussian(normal(5, 2), normal(5), -1.0)
+    with pytest.raises(ValueError, match=r"noise \(2, 3\), got \(3, 3\)"):
+        network(uniform(2, 1, 4, 4), normal(3, 3))
+    with pytest.raises(ValueError, match=r"noise \(K, 2, 3\), got \(2, 3\)"):
+        vae.log_likelihood(network, uniform(2, 1, 4, 4), normal(2, 3))
+
+
+# What ships
+
+
+def test_the_recipe(tmp_path, monkeypatch):
+    if not datasets.is_available("mnist"):
+        pytest.skip("needs MNIST, in COURSE_DATA or the cache")
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("recipe_vae", ROOT / "recipes" / "vae.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    scores = recipe.main(["--quick"])
+    assert scores["ELBO, nats"] < 0 and float(scores["Fréchet distance"]) > 0
+    metadata = checkpoints.restore(vae.VAE(), tmp_path / "build" / "vae_mnist_quick.safetensors")
+    assert metadata["recipe"].startswith("python recipes/vae.py --steps 20")
+    assert list(Path("build").glob("*.png"))
+
+
+def test_the_shipped_vae():
+    network = vae.load()
+    assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
+    assert SHIPPED.stat().st_size <= 3_000_000
+    pictures = vae.sample(network, 2000, torch.Generator().manual_seed(1))
+    kinds = metrics.classifier.load("mnist")(pictures).argmax(1).bincount(minlength=10)
+    assert kinds.min() > 60 and kinds.max() < 500
+    if not datasets.is_available("mnist"):
+        return
+    held_out = datasets.load("mnist", "test")[:][0]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        terms = vae.elbo(network, held_out, torch.randn(len(held_out), network.z_dim, generator=generator))
+    assert float((terms[0] - terms[1]).mean()) > -102
+    features = metrics.extractor("mnist")
+    assert metrics.frechet_distance(features(held_out), features(pictures)) < 10
