@@ -66,7 +66,7 @@ def frechet_score(real: Tensor, fake: Tensor, repeats: int = 100, generator: tor
 
 
 def frechet_floor(real: Tensor, n: int, m: int) -> float:
-    """The Fréchet distance to expect between n and m pictures that are *both* real: no generator can do better.
+    """The Fréchet distance to expect between n and m pictures that are *both* real: about the best that can be asked.
 
     To first order in 1/n, and for Gaussian features of covariance C with the eigenvalues λ,
     (1/n + 1/m) (5/4 tr C + ½ Σᵢⱼ λᵢλⱼ/(λᵢ + λⱼ)): tr C comes from the means; the rest from the covariances, whose

@@ -61,7 +61,9 @@ def r1_penalty(discriminator: nn.Module, pictures: Tensor, labels: Tensor | None
     A discriminator that is flat around the data cannot push the generator away from it once it has arrived.
 
     Args:
-        discriminator: a module (pictures[, labels]) → logits (B,), each of its own picture only.
+        discriminator: a module (pictures[, labels]) → logits (B,), without batch normalisation, whose statistics
+            of the batch would enter the gradient. (StyleGAN2's minibatch deviation couples pictures, too; as in the
+            paper, that is accepted.)
         pictures: (B, ...) floats, real ones; labels: int64 (B,), where the discriminator has classes.
 
     Returns:
@@ -71,7 +73,7 @@ def r1_penalty(discriminator: nn.Module, pictures: Tensor, labels: Tensor | None
         ValueError: the discriminator has batch normalisation in training mode, or there are no pictures.
     """
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in discriminator.modules()):
-        raise ValueError("R1 needs each picture's own logit; make the discriminator without batch normalisation")
+        raise ValueError("R1 needs a discriminator without batch normalisation")
     if not len(pictures):
         raise ValueError(f"R1 needs at least one picture; got shape {tuple(pictures.shape)}")
     with runtime.no_autocast(pictures.device):  # a squared gradient is too fine for 8 bits

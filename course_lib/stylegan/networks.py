@@ -134,7 +134,7 @@ class StyleGenerator(nn.Module):
         """The pictures (B, channels, size, size) in [-1, 1] of styles.
 
         Tanh at the end is a departure from the paper, whose pictures are unbounded: a digit's background is exactly
-        -1, which its discriminator would teach for long; like this, training is several times shorter.
+        -1, which its discriminator would have to teach for long.
 
         Args:
             ws: (B, layers, w_dim).
