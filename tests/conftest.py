@@ -1,6 +1,7 @@
 """What every test shares: no downloads, and the devices that are present."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -8,6 +9,9 @@ os.environ.setdefault("COURSE_OFFLINE", "1")
 
 import pytest
 import torch
+
+# A shell has SIGINT ignored in what it starts in the background; the tests of interruptions send it all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])

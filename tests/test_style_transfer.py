@@ -198,7 +198,8 @@ def test_the_loss_falls_below_what_random_weights_reach(network, optimiser):
     assert trained < 0.5 * untrained, (trained, untrained)
 
 
-def test_alpha_over_beta_moves_the_result_monotonically(network):
+def test_alpha_over_beta_moves_the_result_monotonically(network, monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "float32")  # bfloat16 hides the small differences at small ratios
     content, style = square("cat", 64), square("coffee", 64)
     ends = []
     for alpha in (1e-3, 1e-2, 1e-1, 1.0):
