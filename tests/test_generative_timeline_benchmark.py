@@ -42,9 +42,11 @@ def test_bars_tell_whether_intervals_overlap(benchmark):
     assert "overlapping" in near and "apart" in far
 
 
-@pytest.mark.parametrize(("share", "met"), [(0.95, True), (0.949, False)])
-def test_bar_of_the_class_agreement(benchmark, share, met):
-    assert list(benchmark.bars({"x": {"agreement": score(share)}}).values()) == [met]
+@pytest.mark.parametrize(
+    ("share", "judge", "met"), [(0.95, 0.99, True), (0.949, 0.99, False), (0.93, 0.92, True), (0.91, 0.92, False)]
+)
+def test_bar_of_the_class_agreement(benchmark, share, judge, met):
+    assert list(benchmark.bars({"x": {"agreement": score(share), "judge": judge}}).values()) == [met]
 
 
 def test_table_shows_every_score_with_its_interval_and_leaves_gaps(benchmark):
