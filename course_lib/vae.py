@@ -209,9 +209,7 @@ def load(name: str = "vae_mnist", device: torch.device | str = "cpu") -> VAE:
     Raises:
         FileNotFoundError, CheckpointError: the file is missing, damaged, or of another network.
     """
-    network = VAE()
-    checkpoints.restore(network, name)
-    return network.to(device).eval().requires_grad_(False)
+    return checkpoints.ready(VAE(), name, device)
 
 
 class LinearGaussian(nn.Module):

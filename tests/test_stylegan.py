@@ -408,11 +408,11 @@ def test_the_shipped_generator():
         stylegan.sample(generator, normal(200, generator.z_dim), truncation=psi, noise=noise).std(0).mean()
         for psi in (0.5, 1)
     ]
-    assert spread[0] < 0.9 * spread[1]
+    assert spread[0] < 0.85 * spread[1]
     if datasets.is_available("mnist"):
         features = metrics.extractor("mnist")
         held_out = datasets.load("mnist", "test")[:][0]
-        assert metrics.frechet_distance(features(held_out), features(pictures)) < 2.8
+        assert metrics.frechet_distance(features(held_out), features(pictures)) < 2.5
 
 
 def test_the_timeline_made_progress():

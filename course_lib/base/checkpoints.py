@@ -11,10 +11,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 REQUIRED = ("recipe", "score", "seed", "sha256")
 STATE_MAGIC = b"course training state 1\n"  # first in the file; then 32 bytes of SHA-256 of the rest
@@ -160,6 +163,16 @@ def restore(module: nn.Module, name_or_path: str | os.PathLike) -> dict[str, str
         )
     module.load_state_dict(tensors)
     return metadata
+
+
+def ready(module: M, name_or_path: str | os.PathLike, device: torch.device | str = "cpu") -> M:
+    """The module with a checkpoint's weights, for use rather than training: on the device, in eval mode, frozen.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as for `restore`.
+    """
+    restore(module, name_or_path)
+    return module.to(device).eval().requires_grad_(False)
 
 
 def save_state(path: str | os.PathLike, state: Mapping[str, object]) -> None:

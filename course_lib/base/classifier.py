@@ -106,7 +106,6 @@ def load(name: str, device: torch.device | str = "cpu") -> Classifier:
     """
     if name not in SHIPPED:
         raise ValueError(f"classifiers ship for {', '.join(SHIPPED)}; got {name!r}")
-    network = Classifier(**SHIPPED[name])
-    checkpoints.restore(network, f"classifier_{name}")
+    network = checkpoints.ready(Classifier(**SHIPPED[name]), f"classifier_{name}", device)
     # Channels last in memory is the layout in which the kernels for convolutions run fastest.
-    return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)

@@ -30,6 +30,4 @@ def load(name: str, device: torch.device | str = "cpu") -> nn.Module:
     if name not in SHIPPED:
         raise ValueError(f"expected a generator of {', '.join(SHIPPED)}; got {name!r}")
     network, arguments = SHIPPED[name]
-    generator = network(**arguments)
-    checkpoints.restore(generator, name)
-    return generator.to(device).eval().requires_grad_(False)
+    return checkpoints.ready(network(**arguments), name, device)

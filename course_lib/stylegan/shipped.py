@@ -15,6 +15,4 @@ def load(name: str = "stylegan_mnist", device: torch.device | str = "cpu") -> St
     Raises:
         FileNotFoundError, CheckpointError: the file is missing, damaged, or of another network.
     """
-    generator = StyleGenerator()
-    checkpoints.restore(generator, name)
-    return generator.to(device).eval().requires_grad_(False)
+    return checkpoints.ready(StyleGenerator(), name, device)
