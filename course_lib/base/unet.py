@@ -1,0 +1,212 @@
+"""One U-Net for the course (Ronneberger et al. 2015; as in DDPM, Ho et al. 2020, appendix B).
+
+On the way down the picture becomes small and wide in channels, on the way up large and narrow again; each level up
+also sees what its twin on the way down saw. With `time`, an embedding e of the time t, and of a condition where there
+is one, goes to every residual block: sinusoidal features through a small MLP. Without, it is the network that
+segments pictures in chapter 8.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib.base.layers import Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample, time_features
+
+
+@dataclass(frozen=True)
+class Config:
+    """What distinguishes one U-Net from another.
+
+    Attributes:
+        channels, out_channels: of the pictures that go in and of the maps that come out; None: as many as go in.
+        width: channels of the first level; multipliers: of each level's channels, from the finest.
+        blocks: residual blocks of a level on the way down; on the way up there is one more.
+        attention: the levels, 0 being the finest, with self-attention after each block.
+        time: whether the network is told t.
+        classes: of a class condition. vector: length of a vector condition, such as a caption's embedding. At most
+            one of the two, and only with `time`.
+        groups: of the group normalisation; every width is a multiple.
+        dropout: probability, in the residual blocks.
+        patch: pixels of patch × patch become channels before the first level, and back after the last. 2 makes a
+            network four times faster that looks at single pixels less closely; a departure from the paper.
+    """
+
+    channels: int = 1
+    out_channels: int | None = None
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 1
+    attention: tuple[int, ...] = ()
+    time: bool = True
+    classes: int | None = None
+    vector: int | None = None
+    groups: int = 8
+    dropout: float = 0.0
+    patch: int = 1
+
+    def __post_init__(self) -> None:
+        numbers = (self.channels, self.out_channels or 1, self.width, *self.multipliers, self.blocks, self.patch)
+        if not self.multipliers or min(numbers) < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"expected numbers from 1, at least one level and dropout in [0, 1); got {self}")
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(f"the widths {self.widths} must be multiples of groups = {self.groups}")
+        if not set(self.attention) <= set(range(len(self.multipliers))):
+            raise ValueError(f"attention names levels 0 … {len(self.multipliers) - 1}; got {self.attention}")
+        if self.conditional and (not self.time or (self.classes is not None and self.vector is not None)):
+            raise ValueError("a condition needs time=True, and is either classes or a vector")
+        if self.conditional and (self.classes or self.vector) < 1:
+            raise ValueError(f"expected classes or a vector from 1; got {self.classes or self.vector}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network takes a condition."""
+        return self.classes is not None or self.vector is not None
+
+    @property
+    def divisor(self) -> int:
+        """What the sides of a picture must be multiples of."""
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+
+class Embedding(nn.Module):
+    """e of time and condition: sinusoidal features through an MLP, plus the condition's own vector.
+
+    What stands for "no condition" is learned too: a row of the table of classes, or a vector.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, size = config, 4 * config.width
+        self.mlp = nn.Sequential(nn.Linear(config.width, size), nn.SiLU(), nn.Linear(size, size))
+        if config.conditional:
+            self.condition = nn.Linear(config.vector, size) if config.vector else nn.Embedding(config.classes, size)
+            self.nothing = nn.Parameter(torch.zeros(size))
+
+    def forward(self, t: Tensor, condition: Tensor | None, keep: Tensor | None) -> Tensor:
+        """e (B, 4 · width); arguments as for `UNet.forward`, already checked."""
+        weight = self.mlp[0].weight
+        e = self.mlp(time_features(t.to(weight.dtype), self.config.width))
+        if not self.config.conditional:
+            return e
+        nothing = self.nothing.to(e.dtype)
+        if condition is None:
+            return e + nothing
+        c = self.condition(condition if self.config.classes else condition.to(weight.dtype))
+        return e + (c if keep is None else torch.where(keep[:, None], c, nothing))
+
+
+class UNet(nn.Module):
+    """Pictures (B, channels, H, W) → maps (B, out_channels, H, W), for any sides that `config.divisor` divides.
+
+    Args:
+        config: sizes and conditions.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        widths, embedding = config.widths, 4 * config.width if config.time else None
+
+        def block(inputs: int, level: int) -> nn.ModuleList:
+            layers = [ResidualBlock(inputs, widths[level], embedding, config.groups, config.dropout)]
+            if level in config.attention:
+                layers.append(SelfAttention(widths[level], config.groups))
+            return nn.ModuleList(layers)
+
+        self.embedding = Embedding(config) if config.time else None
+        self.first = nn.Conv2d(config.channels * config.patch**2, widths[0], 3, padding=1)
+        # Each stage of the way down leaves its maps for the way up, as does the first convolution.
+        self.down, left = nn.ModuleList(), [widths[0]]
+        for level, width in enumerate(widths):
+            for _ in range(config.blocks):
+                self.down.append(block(left[-1], level))
+                left.append(width)
+            if level < len(widths) - 1:
+                self.down.append(nn.ModuleList([Downsample(width)]))
+                left.append(width)
+        bottom = len(widths) - 1
+        self.middle = nn.ModuleList([*block(widths[-1], bottom), *block(widths[-1], bottom)[:1]])
+        self.up, inputs = nn.ModuleList(), widths[-1]
+        for level in reversed(range(len(widths))):
+            for i in range(config.blocks + 1):
+                stage = block(inputs + left.pop(), level)
+                if i == config.blocks and level:
+                    stage.append(Upsample(widths[level]))
+                self.up.append(stage)
+                inputs = widths[level]
+        self.norm = GroupNorm(config.groups, widths[0])
+        self.last = nn.Conv2d(widths[0], (config.out_channels or config.channels) * config.patch**2, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.to(memory_format=torch.channels_last)  # in this order of memory convolutions run fastest
+
+    def forward(
+        self, x: Tensor, t: Tensor | None = None, condition: Tensor | None = None, keep: Tensor | None = None
+    ) -> Tensor:
+        """Maps (B, out_channels, H, W) of pictures.
+
+        Args:
+            x: (B, channels, H, W), best around [-1, 1].
+            t: (B,) real numbers, for a network with time.
+            condition: int64 (B,) from 0 to classes − 1, or (B, vector); None: no condition, which the network also
+                knows if it was trained with some left out.
+            keep: bool (B,), which pictures' conditions count; the others get "no condition". None: all.
+
+        Raises:
+            ValueError: other shapes, sides that `config.divisor` does not divide, t or a condition missing or given
+                to a network without, classes out of range.
+            TypeError: pictures that are no floats, or classes that are no integers.
+        """
+        self._check(x, t, condition, keep)
+        e = None if self.embedding is None else self.embedding(t, condition, keep)
+        x = F.pixel_unshuffle(x, self.config.patch) if self.config.patch > 1 else x
+        h = self.first(x.contiguous(memory_format=torch.channels_last))
+        left = [h]
+        for stage in self.down:
+            h = _run(stage, h, e)
+            left.append(h)
+        h = _run(self.middle, h, e)
+        for stage in self.up:
+            h = _run(stage, torch.cat([h, left.pop()], 1), e)
+        out = self.last(F.silu(self.norm(h)))
+        return F.pixel_shuffle(out, self.config.patch) if self.config.patch > 1 else out
+
+    def _check(self, x: Tensor, t: Tensor | None, condition: Tensor | None, keep: Tensor | None) -> None:
+        config = self.config
+        if x.ndim != 4 or x.shape[1] != config.channels:
+            raise ValueError(f"expected pictures (B, {config.channels}, H, W), got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"expected pictures as floats, got {x.dtype}")
+        B, _, H, W = x.shape
+        if H % config.divisor or W % config.divisor or not H or not W:
+            levels = f"{len(config.multipliers)} levels, patch {config.patch}"
+            raise ValueError(f"sides must be multiples of {config.divisor} ({levels}); got {H}×{W}")
+        if (t is None) == config.time or (t is not None and t.shape != (B,)):
+            given = "none" if t is None else tuple(t.shape)
+            raise ValueError(f"expected {f't ({B},)' if config.time else 'no t'}, got {given}")
+        if condition is None:
+            return
+        if not config.conditional:
+            raise ValueError("this network takes no condition")
+        expected = (B,) if config.classes else (B, config.vector)
+        if condition.shape != expected or (keep is not None and keep.shape != (B,)):
+            raise ValueError(f"expected a condition {expected} and keep ({B},), got {tuple(condition.shape)}")
+        if config.classes and (condition.is_floating_point() or condition.dtype == torch.bool):
+            raise TypeError(f"expected classes as integers, got {condition.dtype}")
+        if config.classes and condition.device.type == "cpu" and B:  # elsewhere the look would wait for the GPU
+            low, high = condition.aminmax()
+            if low < 0 or high >= config.classes:
+                raise ValueError(f"expected classes 0 … {config.classes - 1}, got {int(low)} … {int(high)}")
+
+
+def _run(stage: nn.ModuleList, h: Tensor, e: Tensor | None) -> Tensor:
+    for layer in stage:
+        h = layer(h, e) if isinstance(layer, ResidualBlock) else layer(h)
+    return h
