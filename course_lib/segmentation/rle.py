@@ -1,0 +1,173 @@
+"""Run-length encoding of masks, as COCO stores them: how many 0s, how many 1s, how many 0s …, down the columns.
+
+The text form packs the runs into printable characters, five bits each, as in pycocotools (`rleToString`): from the
+fourth run on, the difference to the run two before it, which for a smooth outline is small.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RLE:
+    """A mask (H, W) as run lengths.
+
+    Args:
+        size: (H, W), in pixels.
+        counts: int64 (R,): the lengths of runs of 0, 1, 0, … in the order of the columns, from top to bottom and
+            from left to right; the first is 0 where the mask begins with a 1. They sum up to H·W.
+
+    Raises:
+        ValueError: runs that are negative or do not fill the mask.
+        TypeError: runs that are not whole numbers.
+    """
+
+    size: tuple[int, int]
+    counts: Tensor
+
+    def __post_init__(self) -> None:
+        H, W = self.size
+        if self.counts.dtype != torch.int64 or self.counts.ndim != 1:
+            raise TypeError(f"expected counts int64 (R,); got {self.counts.dtype} {tuple(self.counts.shape)}")
+        if (self.counts < 0).any() or int(self.counts.sum()) != H * W:
+            raise ValueError(f"runs of a mask {H}×{W} must be ≥ 0 and sum up to {H * W}; got {self.counts.tolist()}")
+
+
+def encode(mask: Tensor) -> RLE:
+    """The runs of a mask (H, W) of booleans.
+
+    Raises:
+        ValueError: another shape. TypeError: no booleans.
+    """
+    if mask.dtype != torch.bool:
+        raise TypeError(f"expected a mask of booleans; got {mask.dtype}")
+    if mask.ndim != 2:
+        raise ValueError(f"expected a mask (H, W); got {tuple(mask.shape)}")
+    H, W = mask.shape
+    flat = mask.T.reshape(-1)  # down the columns
+    # A mask begins as if a 0 stood before it: then every change, the one at its start too, ends a run.
+    before = torch.cat([flat.new_zeros(1), flat[:-1]])[: H * W]
+    changes = (flat != before).nonzero().flatten()
+    ends = torch.cat([changes, changes.new_tensor([H * W])])
+    return RLE((H, W), ends.diff(prepend=ends.new_zeros(1)))
+
+
+def decode(rle: RLE) -> Tensor:
+    """The mask (H, W) of booleans."""
+    H, W = rle.size
+    values = torch.arange(len(rle.counts), device=rle.counts.device) % 2 == 1
+    return values.repeat_interleave(rle.counts).reshape(W, H).T.contiguous()
+
+
+def to_text(rle: RLE) -> str:
+    """The runs as COCO's compressed text."""
+    counts, characters = rle.counts.tolist(), []
+    for index, count in enumerate(counts):
+        rest = count - counts[index - 2] if index > 2 else count
+        more = True
+        while more:  # five bits, the lowest first; the sixth tells whether there are more
+            bits = rest & 31
+            rest >>= 5  # of a negative number, ends at -1
+            more = rest != (-1 if bits & 16 else 0)  # the fifth bit is the sign
+            characters.append(chr(48 + bits + 32 * more))
+    return "".join(characters)
+
+
+def from_text(text: str, size: tuple[int, int]) -> RLE:
+    """The runs of COCO's compressed text; size is (H, W).
+
+    Raises:
+        ValueError: a character outside the code, text that ends in the middle of a number, or runs that do not fill
+            the mask.
+    """
+    counts: list[int] = []
+    number = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"{character!r} is no character of a compressed mask")
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << shift
+        counts.append(number + counts[-2] if len(counts) > 2 else number)
+        number = shift = 0
+    if shift:
+        raise ValueError("the text of a compressed mask ends in the middle of a number")
+    return RLE(tuple(size), torch.tensor(counts, dtype=torch.int64))
+
+
+def to_coco(rle: RLE) -> dict[str, object]:
+    """A JSON-ready `{"size": [H, W], "counts": text}`, which pycocotools reads."""
+    return {"size": list(rle.size), "counts": to_text(rle)}
+
+
+def from_coco(stored: Mapping[str, object]) -> RLE:
+    """An RLE as COCO's files and pycocotools hold it: counts as text, bytes or a list.
+
+    Raises:
+        ValueError: no `size` or `counts`, or what `RLE` and `from_text` refuse.
+    """
+    if not {"size", "counts"} <= set(stored):
+        raise ValueError(f"expected a mask with size and counts; got {sorted(stored)}")
+    size, counts = tuple(stored["size"]), stored["counts"]
+    if isinstance(counts, list):
+        return RLE(size, torch.tensor(counts, dtype=torch.int64))
+    return from_text(counts.decode() if isinstance(counts, bytes) else counts, size)
+
+
+def area(rle: RLE) -> int:
+    """How many pixels the mask has."""
+    return int(rle.counts[1::2].sum())
+
+
+def box(rle: RLE) -> Tensor:
+    """The tight box of the mask, int64 (4,): x1, y1, x2, y2 in pixels, right and lower edge not included.
+
+    Of an empty mask: zeros.
+    """
+    H, _ = rle.size
+    ends = rle.counts.cumsum(0)
+    starts, ends = ends[:-1:2], ends[1::2]  # of the runs of 1
+    kept = starts < ends
+    starts, last = starts[kept], ends[kept] - 1
+    if not len(starts):
+        return ends.new_zeros(4)
+    across = starts // H != last // H  # a run that goes on in the next column touches the bottom and the top
+    top = torch.where(across, 0, starts % H).min()
+    bottom = torch.where(across, H - 1, last % H).max()
+    return torch.stack([starts.min() // H, top, last.max() // H + 1, bottom + 1])
+
+
+def intersection(a: RLE, b: RLE) -> int:
+    """How many pixels two masks share, without decoding them: between any two ends of runs, both are constant.
+
+    Raises:
+        ValueError: masks of two sizes.
+    """
+    if a.size != b.size:
+        raise ValueError(f"expected masks of one size; got {a.size} and {b.size}")
+    ends_a, ends_b = a.counts.cumsum(0), b.counts.cumsum(0)
+    ends = torch.cat([ends_a.new_zeros(1), ends_a, ends_b]).sort().values
+    # How many runs ended at or before the start of a piece: odd inside of a run of 1.
+    inside = (torch.searchsorted(ends_a, ends[:-1], right=True) % 2 == 1) & (
+        torch.searchsorted(ends_b, ends[:-1], right=True) % 2 == 1
+    )
+    return int(ends.diff()[inside].sum())
+
+
+def iou(a: RLE, b: RLE, *, crowd: bool = False) -> float:
+    """Intersection over union; 0 where both are empty.
+
+    Args:
+        a, b: of one size.
+        crowd: b marks a crowd: a may be any part of it, so the intersection is divided by a's area alone.
+    """
+    shared = intersection(a, b)
+    union = area(a) if crowd else area(a) + area(b) - shared
+    return shared / union if union else 0.0

@@ -1,0 +1,263 @@
+"""Run lengths against pycocotools, losses against torch, mIoU against sklearn and torchmetrics."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as oracle
+from sklearn.metrics import confusion_matrix, jaccard_score
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from course_lib.segmentation import losses, rle, semantic
+
+drawn = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+# Kinds of masks: nothing, everything, specks, and blobs as networks draw them.
+KINDS = ("empty", "full", "specks", "blobs")
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def mask(size: tuple[int, int], kind: str = "blobs", seed: int = 0) -> torch.Tensor:
+    noise = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    if kind == "blobs":
+        noise = F.avg_pool2d(noise[None], 5, stride=1, padding=2, count_include_pad=False)[0]
+    return {"empty": noise < 0, "full": noise >= 0}.get(kind, noise > 0.5)
+
+
+def theirs(m: torch.Tensor) -> dict:
+    return oracle.encode(m.numpy().astype("uint8", order="F"))
+
+
+# Run lengths
+
+
+@drawn
+@given(size=sizes, kind=st.sampled_from(KINDS), seed=st.integers(0, 999))
+@example(size=(300, 400), kind="blobs", seed=0)
+def test_rle_equals_pycocotools(size, kind, seed):
+    m = mask(size, kind, seed)
+    mine, other = rle.encode(m), theirs(m)
+    assert rle.to_coco(mine) == {"size": list(size), "counts": other["counts"].decode()}
+    assert torch.equal(rle.decode(mine), m)
+    assert torch.equal(rle.decode(rle.from_coco(other)), m)
+    assert rle.area(mine) == oracle.area(other) == m.sum()
+    x, y, w, h = oracle.toBbox(other)
+    assert rle.box(mine).tolist() == [x, y, x + w, y + h]
+
+
+@drawn
+@given(size=sizes, kinds=st.tuples(*[st.sampled_from(KINDS)] * 2), seed=st.integers(0, 999), crowd=st.booleans())
+def test_rle_iou_equals_pycocotools(size, kinds, seed, crowd):
+    a, b = (mask(size, kind, seed + i) for i, kind in enumerate(kinds))
+    mine = rle.iou(rle.encode(a), rle.encode(b), crowd=crowd)
+    if a.any() or b.any():
+        assert mine == pytest.approx(float(oracle.iou([theirs(a)], [theirs(b)], [crowd])[0, 0]), abs=1e-12)
+    else:
+        assert mine == 0
+    shared = oracle.merge([theirs(a), theirs(b)], intersect=True)
+    assert rle.intersection(rle.encode(a), rle.encode(b)) == oracle.area(shared)
+
+
+def test_rle_runs_go_down_the_columns_and_begin_with_zeros():
+    m = torch.tensor([[1, 0], [1, 1]]).bool()
+    assert rle.encode(m).counts.tolist() == [0, 2, 1, 1]
+    assert rle.encode(~m).counts.tolist() == [2, 1, 1]
+    assert rle.encode(torch.zeros(3, 2).bool()).counts.tolist() == [6]
+    assert rle.box(rle.encode(torch.zeros(3, 2).bool())).tolist() == [0, 0, 0, 0]
+
+
+def test_rle_text_holds_long_runs_and_falls():
+    """Of more than five bits, and of differences below zero."""
+    counts = [100_000, 1, 70_000, 30, 5, 3_000_000, 2, 1]
+    mine = rle.RLE((1, sum(counts)), torch.tensor(counts))
+    text = rle.to_text(mine)
+    assert text.encode() == oracle.frPyObjects([{"size": [1, sum(counts)], "counts": counts}], 1, 1)[0]["counts"]
+    assert rle.from_text(text, mine.size).counts.tolist() == counts
+
+
+def test_rle_reads_coco_uncompressed_counts():
+    assert rle.from_coco({"size": [2, 2], "counts": [0, 2, 1, 1]}).counts.tolist() == [0, 2, 1, 1]
+
+
+def test_rle_refuses_bad_input():
+    whole = rle.encode(mask((4, 5)))
+    with pytest.raises(TypeError, match="booleans; got torch.uint8"):
+        rle.encode(torch.zeros(3, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"\(H, W\); got \(1, 3, 3\)"):
+        rle.encode(torch.zeros(1, 3, 3).bool())
+    with pytest.raises(ValueError, match="sum up to 6"):
+        rle.RLE((2, 3), torch.tensor([3, 2]))
+    with pytest.raises(ValueError, match="≥ 0"):
+        rle.RLE((2, 3), torch.tensor([7, -1]))
+    with pytest.raises(TypeError, match="float32"):
+        rle.RLE((2, 3), torch.tensor([6.0]))
+    with pytest.raises(ValueError, match="'é' is no character"):
+        rle.from_text("é", (2, 3))
+    with pytest.raises(ValueError, match="middle of a number"):
+        rle.from_text("o", (2, 3))
+    with pytest.raises(ValueError, match=r"size and counts; got \['counts'\]"):
+        rle.from_coco({"counts": [6]})
+    with pytest.raises(ValueError, match=r"one size; got \(4, 5\) and \(5, 4\)"):
+        rle.iou(whole, rle.encode(mask((5, 4))))
+
+
+# Losses
+
+
+def batch(B: int, C: int, H: int, W: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(B, C, H, W, generator=generator, dtype=torch.float64)
+    return 3 * logits, torch.randint(C, (B, H, W), generator=generator)
+
+
+@drawn
+@given(shape=st.tuples(*[st.integers(1, 4)] * 4), seed=st.integers(0, 99), share=st.floats(0, 0.9))
+@example(shape=(2, 100, 3, 3), seed=0, share=0.5)
+def test_cross_entropy_equals_torch(shape, seed, share):
+    logits, labels = batch(*shape, seed)
+    unknown = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed)) < share
+    labels[unknown] = 255
+    if (labels != 255).any():
+        torch.testing.assert_close(
+            losses.cross_entropy(logits, labels), F.cross_entropy(logits, labels, ignore_index=255)
+        )
+    else:
+        assert losses.cross_entropy(logits, labels) == 0
+
+
+def test_cross_entropy_survives_huge_logits():
+    logits, labels = batch(1, 3, 4, 4)
+    torch.testing.assert_close(losses.cross_entropy(1e5 * logits, labels), F.cross_entropy(1e5 * logits, labels))
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.dice_loss])
+def test_gradients_of_losses(loss):
+    logits, labels = batch(2, 3, 3, 4)
+    labels[0, 0, :2] = 255
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.dice_loss])
+def test_losses_forget_ignored_pixels(loss):
+    logits, labels = batch(2, 3, 4, 4)
+    labels[:, 2:] = 255
+    changed = logits.clone()
+    changed[:, :, 2:] = 7
+    torch.testing.assert_close(loss(changed, labels), loss(logits, labels))
+    logits.requires_grad_()
+    loss(logits, labels).backward()
+    assert (logits.grad[:, :, 2:] == 0).all() and (logits.grad[:, :, :2] != 0).all()
+
+
+@drawn
+@given(size=sizes, kinds=st.tuples(*[st.sampled_from(KINDS)] * 2), seed=st.integers(0, 99))
+def test_dice_of_masks_is_counted(size, kinds, seed):
+    a, b = (mask(size, kind, seed + i) for i, kind in enumerate(kinds))
+    expected = (2 * (a & b).sum() + 1).double() / (a.sum() + b.sum() + 1)
+    torch.testing.assert_close(losses.dice(a.double(), b.double()), expected)
+    if (a & b).any():
+        iou = ((a & b).sum() / (a | b).sum()).double()
+        torch.testing.assert_close(losses.dice(a.double(), b.double(), epsilon=0), 2 * iou / (1 + iou))
+
+
+def test_dice_loss_equals_a_slow_loop_and_knows_its_ends():
+    logits, labels = batch(2, 4, 5, 6)
+    p, total = logits.softmax(1), 0.0
+    for c in range(4):
+        shared = sum(float(p[b, c, y, x]) for b in range(2) for y in range(5) for x in range(6) if labels[b, y, x] == c)
+        total += 1 - (2 * shared + 1) / (float(p[:, c].sum()) + int((labels == c).sum()) + 1)
+    assert float(losses.dice_loss(logits, labels)) == pytest.approx(total / 4)
+    right = 1000 * F.one_hot(labels, 4).movedim(-1, 1).double()
+    assert float(losses.dice_loss(right, labels)) == pytest.approx(0, abs=1e-9)
+    assert float(losses.dice_loss(right.roll(1, 1), labels)) > 0.9
+
+
+def test_dice_gives_a_small_object_its_weight():
+    """Missing 4 of 1,024 pixels: nothing to cross-entropy's mean, half of everything to Dice."""
+    labels = torch.zeros(1, 32, 32, dtype=torch.int64)
+    labels[0, :2, :2] = 1
+    logits = torch.zeros(1, 2, 32, 32)
+    logits[:, 0] = 6
+    assert losses.cross_entropy(logits, labels) < 0.03
+    assert losses.dice_loss(logits, labels) > 0.4
+
+
+def test_losses_run_on_every_device(device):
+    logits, labels = (x.to(device) for x in batch(2, 3, 4, 4))
+    for loss in (losses.cross_entropy, losses.dice_loss):
+        torch.testing.assert_close(loss(logits, labels).cpu(), loss(logits.cpu(), labels.cpu()))
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.dice_loss])
+def test_losses_refuse_bad_input(loss):
+    logits, labels = batch(2, 3, 4, 5)
+    with pytest.raises(ValueError, match=r"got \(2, 3, 4, 5\) and \(2, 5, 4\)"):
+        loss(logits, labels.mT)
+    with pytest.raises(ValueError, match=r"got \(3, 4, 5\)"):
+        loss(logits[0], labels)
+    with pytest.raises(TypeError, match="int64; got torch.int32"):
+        loss(logits, labels.int())
+    with pytest.raises(ValueError, match=r"labels in \[0, 3\) or 255; got \[3\]"):
+        loss(logits, labels.clamp(max=1) + 2 * (labels == 1))
+    with pytest.raises(ValueError, match="two maps"):
+        losses.dice(logits, logits[:1])
+
+
+# mIoU
+
+
+def maps(classes: int, shape: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(classes, shape, generator=generator) for _ in range(2))
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@drawn
+@given(classes=st.sampled_from([1, 2, 5, 100]), side=st.integers(2, 20), seed=st.integers(0, 99), ignored=st.booleans())
+def test_semantic_scores_equal_sklearn(classes, side, seed, ignored):
+    predicted, truth = maps(classes, (2, side, side), seed)
+    if ignored:
+        truth[0, : side // 2] = 255
+    kept = truth != 255
+    confusion = semantic.confusion_matrix(predicted, truth, classes)
+    p, t = predicted[kept].numpy(), truth[kept].numpy()
+    assert (confusion.numpy() == confusion_matrix(t, p, labels=range(classes))).all()
+    there = sorted(set(p) | set(t))
+    found = semantic.iou_per_class(confusion)
+    assert found[there].tolist() == pytest.approx(jaccard_score(t, p, labels=there, average=None))
+    assert found.isnan().sum() == classes - len(there)
+    assert semantic.mean_iou(confusion) == pytest.approx(jaccard_score(t, p, labels=there, average="macro"))
+    assert semantic.pixel_accuracy(confusion) == pytest.approx((p == t).mean())
+
+
+def test_mean_iou_equals_torchmetrics_and_adds_up():
+    predicted, truth = maps(6, (4, 16, 16), 3)
+    judge = MulticlassJaccardIndex(6, average="macro")
+    whole = semantic.confusion_matrix(predicted, truth, 6)
+    assert semantic.mean_iou(whole) == pytest.approx(float(judge(predicted, truth)), abs=1e-6)
+    halves = [semantic.confusion_matrix(predicted[part], truth[part], 6) for part in (slice(2), slice(2, 4))]
+    assert torch.equal(whole, sum(halves))
+
+
+def test_semantic_scores_of_a_picture_by_eye():
+    truth = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255]])
+    predicted = torch.tensor([[0, 0, 0, 1], [0, 0, 1, 0]])
+    confusion = semantic.confusion_matrix(predicted, truth, 3)
+    assert confusion.tolist() == [[4, 0, 0], [1, 2, 0], [0, 0, 0]]
+    assert semantic.iou_per_class(confusion)[:2].tolist() == [4 / 5, 2 / 3]
+    assert semantic.mean_iou(confusion) == pytest.approx((4 / 5 + 2 / 3) / 2), "the third class is nowhere"
+    assert semantic.pixel_accuracy(confusion) == pytest.approx(6 / 7)
+
+
+def test_semantic_refuses_bad_input():
+    truth = torch.zeros(2, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"one shape; got \(3, 2\) and \(2, 3\)"):
+        semantic.confusion_matrix(truth.T, truth, 2)
+    with pytest.raises(TypeError, match="int64; got torch.float32"):
+        semantic.confusion_matrix(truth.float(), truth, 2)
+    with pytest.raises(ValueError, match=r"predicted classes in \[0, 2\); got \[2\]"):
+        semantic.confusion_matrix(truth + 2, truth, 2)
+    with pytest.raises(ValueError, match=r"true classes in \[0, 2\); got \[-1\]"):
+        semantic.confusion_matrix(truth, truth - 1, 2)
+    with pytest.raises(ValueError, match=r"confusion matrix \(C, C\); got \(2, 3\)"):
+        semantic.mean_iou(truth)
