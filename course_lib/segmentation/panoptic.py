@@ -1,0 +1,220 @@
+"""Panoptic segmentation (Kirillov et al. 2019, arXiv 1801.00868): the merging rule, and panoptic quality.
+
+A panoptic map gives every pixel a segment's id; each segment has one class. Things, which can be counted, have a
+segment for each object; stuff has one segment for each class and picture. Pixels of no segment are void.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Panoptic:
+    """A panoptic map.
+
+    Args:
+        ids: int64 (H, W).
+        labels: the class of each segment by its id. Other ids are void.
+        crowds: ids of segments, of the truth, that hold a group of objects which nobody separated.
+
+    Raises:
+        TypeError: ids that are not int64. ValueError: another shape, or a crowd without a class.
+    """
+
+    ids: Tensor
+    labels: Mapping[int, int]
+    crowds: Collection[int] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        if self.ids.dtype != torch.int64:
+            raise TypeError(f"expected ids of int64; got {self.ids.dtype}")
+        if self.ids.ndim != 2:
+            raise ValueError(f"expected ids (H, W); got {tuple(self.ids.shape)}")
+        if unknown := set(self.crowds) - set(self.labels):
+            raise ValueError(f"the crowds {sorted(unknown)} have no class")
+
+    def semantic(self, void: int = 255) -> Tensor:
+        """The class of every pixel, int64 (H, W); `void` where there is none."""
+        found = torch.full_like(self.ids, void)
+        for segment, label in self.labels.items():
+            found[self.ids == segment] = label
+        return found
+
+
+def merge(
+    semantic: Tensor,
+    masks: Tensor,
+    labels: Tensor,
+    scores: Tensor,
+    stuff: Collection[int],
+    *,
+    least_score: float = 0.0,
+    least_share: float = 0.5,
+    least_area: int = 0,
+) -> Panoptic:
+    """One panoptic map of a semantic map and of masks that may overlap (Kirillov et al. 2019, section 7).
+
+    The masks come in the order of their scores; each takes the pixels that are still free, and is dropped where less
+    than a share of it was. Then stuff fills what is left, as the semantic map says; what this calls a thing stays void.
+
+    Args:
+        semantic: int64 (H, W), classes. masks: bool (N, H, W). labels: int64 (N,), classes of things. scores: (N,).
+        stuff: the classes of stuff.
+        least_score: masks below it are dropped.
+        least_share: of a mask's pixels that must be free, in [0, 1].
+        least_area: segments of stuff with fewer pixels become void: slips that would count as false alarms.
+
+    Returns:
+        ids from 1, first the things by falling score, then stuff; 0 is void.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    N = len(masks)
+    if masks.shape != (N, *semantic.shape) or semantic.ndim != 2 or labels.shape != (N,) or scores.shape != (N,):
+        raise ValueError(
+            "expected semantic (H, W), masks (N, H, W), labels (N,) and scores (N,); got "
+            + ", ".join(str(tuple(x.shape)) for x in (semantic, masks, labels, scores))
+        )
+    ids, classes = torch.zeros_like(semantic), {}
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        free = masks[index] & (ids == 0)
+        enough = free.sum() > 0 and free.sum() >= least_share * masks[index].sum()
+        if scores[index] >= least_score and enough:
+            classes[len(classes) + 1] = int(labels[index])
+            ids[free] = len(classes)
+    for label in sorted(stuff):
+        free = (semantic == label) & (ids == 0)
+        if free.sum() >= max(least_area, 1):
+            classes[len(classes) + 1] = label
+            ids[free] = len(classes)
+    return Panoptic(ids, classes)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Panoptic quality and its two factors, PQ = SQ × RQ, with what was counted.
+
+    `iou` is Σ IoU over the matched pairs; SQ is its mean over them, RQ the F1 score of the matching.
+    """
+
+    iou: float = 0.0
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    def __add__(self, other: "Quality") -> "Quality":
+        return Quality(self.iou + other.iou, self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def sq(self) -> float:
+        """Segmentation quality: the mean IoU of the matched pairs; 0 without any."""
+        return self.iou / self.tp if self.tp else 0.0
+
+    @property
+    def rq(self) -> float:
+        """Recognition quality TP / (TP + FP/2 + FN/2); 0 where there is nothing."""
+        total = self.tp + self.fp / 2 + self.fn / 2
+        return self.tp / total if total else 0.0
+
+    @property
+    def pq(self) -> float:
+        """Panoptic quality Σ IoU / (TP + FP/2 + FN/2)."""
+        return self.sq * self.rq
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The mean of PQ, SQ and RQ over the `n` classes that occur in the truth or in a prediction."""
+
+    pq: float
+    sq: float
+    rq: float
+    n: int
+
+
+def _shared(a: Tensor, b: Tensor) -> dict[tuple[int, int], int]:
+    """How many pixels have an id in `a` and another in `b`, for each pair of ids that meets."""
+    (ids_a, places_a), (ids_b, places_b) = (x.unique(return_inverse=True) for x in (a, b))
+    table = torch.bincount((len(ids_b) * places_a + places_b).flatten(), minlength=len(ids_a) * len(ids_b))
+    table = table.reshape(len(ids_a), len(ids_b))
+    i, j = table.nonzero(as_tuple=True)
+    pairs = zip(ids_a[i].tolist(), ids_b[j].tolist(), strict=True)
+    return dict(zip(pairs, table[i, j].tolist(), strict=True))
+
+
+def match(predicted: Panoptic, truth: Panoptic) -> dict[int, Quality]:
+    """What one picture adds to each class's quality (Kirillov et al. 2019, section 4; as in COCO's panopticapi).
+
+    A predicted and a true segment of one class match where their IoU is above 1/2; so no segment matches twice. Void of
+    the truth does not count in the union. Crowds match nothing and are not missed; an unmatched prediction is forgiven
+    where more than half of it lies in void or in crowds of its class.
+
+    Raises:
+        ValueError: maps of two sizes.
+    """
+    if predicted.ids.shape != truth.ids.shape:
+        raise ValueError(f"expected maps of one size; got {tuple(predicted.ids.shape)} and {tuple(truth.ids.shape)}")
+    shared = _shared(predicted.ids, truth.ids)
+    area_p, area_g, forgiven = {}, {}, {}
+    for (p, g), n in shared.items():
+        area_p[p], area_g[g] = area_p.get(p, 0) + n, area_g.get(g, 0) + n
+        if g not in truth.labels:
+            forgiven[p] = forgiven.get(p, 0) + n
+    void = dict(forgiven)  # before the crowds, which count in the union
+    found: dict[int, Quality] = {}
+
+    def add(label: int, quality: Quality) -> None:
+        found[label] = found.get(label, Quality()) + quality
+
+    unmatched_p = {p for p in area_p if p in predicted.labels}
+    unmatched_g = {g for g in area_g if g in truth.labels and g not in truth.crowds}
+    for (p, g), n in shared.items():
+        if predicted.labels.get(p) is None or predicted.labels[p] != truth.labels.get(g):
+            continue
+        if g in truth.crowds:
+            forgiven[p] = forgiven.get(p, 0) + n
+            continue
+        iou = n / (area_p[p] + area_g[g] - n - void.get(p, 0))
+        if iou > 0.5:
+            add(predicted.labels[p], Quality(iou=iou, tp=1))
+            unmatched_p.remove(p)
+            unmatched_g.remove(g)
+    for p in unmatched_p:
+        if forgiven.get(p, 0) <= area_p[p] / 2:
+            add(predicted.labels[p], Quality(fp=1))
+    for g in unmatched_g:
+        add(truth.labels[g], Quality(fn=1))
+    return found
+
+
+def panoptic_quality(predicted: Collection[Panoptic], truth: Collection[Panoptic]) -> dict[int, Quality]:
+    """The quality of each class over all pictures: counts are added up before anything is divided.
+
+    Args:
+        predicted, truth: maps of the same pictures in the same order.
+
+    Raises:
+        ValueError: two numbers of pictures, or maps of two sizes.
+    """
+    if len(predicted) != len(truth):
+        raise ValueError(f"expected as many predictions as truths; got {len(predicted)} and {len(truth)}")
+    total: dict[int, Quality] = {}
+    for p, g in zip(predicted, truth, strict=True):
+        for label, quality in match(p, g).items():
+            total[label] = total.get(label, Quality()) + quality
+    return total
+
+
+def mean_quality(qualities: Mapping[int, Quality], classes: Collection[int] | None = None) -> Summary:
+    """Means over classes: all that occur, or those among `classes`, such as the things.
+
+    PQ of the means is not the product of the other two: the product holds for each class.
+    """
+    kept = [quality for label, quality in qualities.items() if classes is None or label in classes]
+    n = len(kept)
+    means = [sum(getattr(quality, name) for quality in kept) / max(n, 1) for name in ("pq", "sq", "rq")]
+    return Summary(*means, n)
