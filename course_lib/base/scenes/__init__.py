@@ -4,8 +4,9 @@
     picture = scenes.render(scene)                                           # pixels, and all their labels
     pictures = scenes.Scenes(2000, size=64, seed=0).render_all()             # a data set of them
 
-`world` holds the description, `drawing` draws one by lot; `shapes` and `masks` say which pixels an object covers,
-`painting` colours them, `rendering` puts picture and labels together; `captions` speaks and reads, `coco` exports.
+`world` holds the description, `drawing` draws one by lot; `shapes`, `outlines` and `masks` say which pixels an object
+covers, `painting` colours them, `rendering` puts picture and labels together; `captions` speaks and reads, `coco`
+exports.
 """
 
 from course_lib.base.scenes.captions import PLACES, Facts, Mention, describe, facts, parse

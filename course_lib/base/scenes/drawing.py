@@ -117,7 +117,10 @@ def draw_scene(
 
     Raises:
         ValueError: another size, number of objects, or class.
+        TypeError: no generator.
     """
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"expected a torch.Generator; got {type(generator).__name__}")
     least, most = objects
     if not 0 <= least <= most <= MOST_OBJECTS:
         raise ValueError(f"expected 0 ≤ least ≤ most ≤ {MOST_OBJECTS} objects; got {objects}")

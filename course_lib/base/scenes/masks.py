@@ -1,13 +1,14 @@
 """Which pixels an object covers, and which of them are seen."""
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from course_lib.base.scenes.shapes import Outline, outline, signed_distance
-from course_lib.base.scenes.world import Scene, Thing
+from course_lib.base.scenes.outlines import Outline, outline, signed_distance
+from course_lib.base.scenes.world import Camera, Scene, Thing
 
 FEWEST_PIXELS = 8  # an object of which fewer are seen is not in the scene
 
@@ -52,9 +53,10 @@ def centres(start: int, length: int) -> Tensor:
     return torch.arange(start, start + length, dtype=torch.float64) + 0.5
 
 
-def cut_out(scene: Scene, thing: Thing) -> Cutout:
-    """The object as the scene's camera sees it, with a margin of one pixel around it."""
-    shape = outline(scene, thing)
+@functools.lru_cache(maxsize=32)  # who draws a scene, looks whether all of it is seen, and renders it next
+def cut_out(thing: Thing, camera: Camera, size: int) -> Cutout:
+    """An object as the camera sees it in a picture of `size`, with a margin of one pixel around it."""
+    shape = outline(thing, camera, size)
     extent = [(*point, part.radius + 1) for part in shape.parts for point in part.points]
     left, top = (math.floor(min(p[axis] - p[2] for p in extent)) for axis in (0, 1))
     right, bottom = (math.ceil(max(p[axis] + p[2] for p in extent)) for axis in (0, 1))
@@ -79,7 +81,7 @@ def visible_masks(whole: Tensor) -> Tensor:
 
 def seen(scene: Scene) -> list[float]:
     """Of each object, the part that is in the picture and not hidden, 0 to 1."""
-    cutouts = [cut_out(scene, thing) for thing in scene.things]
+    cutouts = [cut_out(thing, scene.camera, scene.size) for thing in scene.things]
     visible = visible_masks(whole_masks(cutouts, scene.size)).sum((1, 2)).tolist()
     areas = [int((cutout.distance <= 0).sum()) for cutout in cutouts]
     return [pixels / max(area, 1) for pixels, area in zip(visible, areas, strict=True)]
@@ -87,7 +89,7 @@ def seen(scene: Scene) -> list[float]:
 
 def without_hidden(scene: Scene) -> tuple[Scene, list[Cutout], Tensor]:
     """The scene without objects of which fewer than FEWEST_PIXELS are seen; cutouts, visible masks (N, H, W)."""
-    cutouts = [cut_out(scene, thing) for thing in scene.things]
+    cutouts = [cut_out(thing, scene.camera, scene.size) for thing in scene.things]
     whole = whole_masks(cutouts, scene.size)
     kept = [n for n, pixels in enumerate(visible_masks(whole).sum((1, 2)).tolist()) if pixels >= FEWEST_PIXELS]
     scene = replace(scene, things=tuple(scene.things[n] for n in kept))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from course_lib.base.scenes.masks import Cutout, centres
-from course_lib.base.scenes.shapes import signed_distance
+from course_lib.base.scenes.outlines import signed_distance
 from course_lib.base.scenes.world import STUFF, Scene, Thing
 
 
@@ -30,6 +30,7 @@ PAINTS = {
         "grass": "A3CC7A",
         "sand": "EAD6A4",
         "snow": "EEF3F8",
+        "cloud": "FFFFFF",
         "wood": "8A5A3B",
         "skin": "F5C9A2",
         "trousers": "3E4A6B",
@@ -38,10 +39,12 @@ PAINTS = {
 }
 # Of the sky overhead, of the sky at the horizon, and what the light does to everything on the ground.
 SKIES = {
-    "day": (_rgb("6CB6EA"), _rgb("DDF1FB"), _rgb("FFFFFF")),
-    "dusk": (_rgb("7468A8"), _rgb("FFC089"), _rgb("FFD9C4")),
-    "night": (_rgb("10183A"), _rgb("3F4F86"), _rgb("8F9CCB")),
+    "day": (_rgb("6CB6EA"), _rgb("CBE8F8"), _rgb("FFFFFF")),
+    "dusk": (_rgb("7468A8"), _rgb("FFC79B"), _rgb("F3D0DA")),
+    "night": (_rgb("10183A"), _rgb("3F4F86"), _rgb("949BC4")),
 }
+# Small marks on the ground: side of the square that holds one, their half width and length in it, and strength.
+_FLECKS = {"grass": (0.4, 0.12, 0.5, 0.35), "sand": (0.3, 0.2, 0.2, 0.25), "snow": (0.9, 0.4, 0.4, 0.07)}
 HILLS_DEPTH = 80.0  # metres: where the hills stand, a card like all else
 
 
@@ -64,17 +67,16 @@ def _over(image: Tensor, paint: Tensor, alpha: Tensor) -> Tensor:
     return image + (paint - image) * alpha
 
 
-def _noise(x: Tensor, y: Tensor, grain: float) -> Tensor:
-    """A number in [0, 1) for each pair of integers, as good as random; the fraction of a large sine."""
-    return (torch.sin(x * 12.9898 + y * 78.233 + grain * 3.17) * 43758.5453).frac().abs()
+def _scattered(x: Tensor, y: Tensor, grain: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Marks thrown on the plane, one at a random place in each unit square: offsets to it, and a random number of it.
 
-
-def _flecks(x: Tensor, y: Tensor, cell: float, length: float, width: float, grain: float) -> Tensor:
-    """1 in small ellipses, one at a random place in each cell of a grid, else 0."""
-    i, j = (x / cell).floor(), (y / cell).floor()
-    across = 0.2 + 0.6 * _noise(i, j, grain)
-    along = 0.2 + 0.6 * _noise(i, j, grain + 0.5)
-    return (torch.hypot((x / cell - i - across) / length, (y / cell - j - along) / width) < 1).float()
+    Random as a hash of the square is, in integers, so that it is the same on every machine.
+    """
+    i, j = x.floor(), y.floor()
+    h = (i.long() * 73_856_093) ^ (j.long() * 19_349_663) ^ (grain * 83_492_791)
+    h = (h ^ (h >> 13)) * 1_274_126_177
+    first, second, third = (((h >> bits) & 1023).float() / 1024 for bits in (12, 22, 32))
+    return x - i - 0.25 - 0.5 * first, y - j - 0.25 - 0.5 * second, third
 
 
 def backdrop(scene: Scene) -> Backdrop:
@@ -86,7 +88,7 @@ def backdrop(scene: Scene) -> Backdrop:
     Z = f * camera.height / below  # depth of the ground, (H, 1)
     X = (columns - size / 2) * Z / f + camera.x  # (H, W)
     high, low, light = SKIES[scene.light]
-    image = _sky(scene, high, low)
+    image = _sky(scene, high, low, light)
     ground = _over(_ground(scene, X, Z + camera.z), torch.zeros(3, 1, 1), _shadows(scene, X, Z + camera.z))
     land = (rows > horizon).expand(size, size)
     stuff = torch.where(land, STUFF.index(scene.ground), STUFF.index("sky"))
@@ -95,7 +97,7 @@ def backdrop(scene: Scene) -> Backdrop:
         alpha = (((Z + camera.z) / scene.shore - 1) * below + 0.5).clamp(0, 1)
         ground = _over(ground, _water(scene, X, Z + camera.z), alpha.float())
         stuff = torch.where(land & (Z + camera.z > scene.shore), STUFF.index("water"), stuff)
-    haze = (Z / 60).clamp_max(1).float() * 0.5
+    haze = (Z / 60).clamp_max(1).float() * 0.3
     image = _over(image, _over(ground * light, low, haze), (rows - horizon + 0.5).clamp(0, 1).float())
     if scene.backdrop == "hills":
         away = HILLS_DEPTH - camera.z
@@ -107,24 +109,29 @@ def backdrop(scene: Scene) -> Backdrop:
     return Backdrop(image.clamp(0, 1), stuff, depth.float())
 
 
-def _sky(scene: Scene, high: Tensor, low: Tensor) -> Tensor:
-    size = scene.size
-    rows, columns = centres(0, size).float()[:, None] / size, centres(0, size).float() / size
-    image = _over(high, low, (rows / scene.camera.horizon).clamp_max(1))
+def _sky(scene: Scene, high: Tensor, low: Tensor, light: Tensor) -> Tensor:
+    x = centres(0, scene.size).float() / scene.size
+    y = x[:, None]
+    image = _over(high, low, (y / scene.camera.horizon).clamp_max(1))
     if scene.light == "night":
-        return _over(image, torch.ones(3, 1, 1), 0.8 * _flecks(columns, rows, 0.11, 0.07, 0.07, scene.grain))
-    clouds = _flecks(columns, rows, 0.37, 0.42, 0.14, scene.grain)
-    return _over(image, torch.ones(3, 1, 1), 0.4 * clouds)
+        dx, dy, brightness = _scattered(x / 0.1, y / 0.1, scene.grain)
+        return _over(image, PAINTS["cloud"], brightness * (2 - torch.hypot(dx, dy) / 0.06).clamp(0, 1))
+    dx, dy, puff = _scattered(x / 0.45, y / 0.2, scene.grain)
+    round_, flat = torch.hypot(dx / 0.2, dy / 0.24), torch.hypot(dx.abs() - 0.14, (dy - 0.08) / 0.7) / 0.16
+    cloud = (1 - torch.minimum(round_, flat)).mul(5).clamp(0, 1) * (dy < 0.16)
+    not_setting = y - 0.2 * dy < 0.7 * scene.camera.horizon  # a cloud half behind the horizon looks like the sun
+    return _over(image, PAINTS["cloud"] * light, 0.8 * cloud * (puff > 0.3) * not_setting)
 
 
 def _ground(scene: Scene, X: Tensor, Z: Tensor) -> Tensor:
-    paint = PAINTS[scene.ground]
     X, Z = X.float(), Z.float()
-    phases = [scene.grain * k % 6.283 for k in (1.0, 1.7, 2.3)]
-    waves = sum(torch.sin(a * X + b * Z + p) for a, b, p in zip((1.3, -0.7, 2.9), (0.9, 1.6, 2.3), phases, strict=True))
-    fade = (4 / Z).clamp_max(1)
-    flecks = _flecks(X, Z.expand_as(X), 0.45, 0.16, 0.3, scene.grain)
-    return paint * (1 + 0.025 * waves * fade - 0.16 * flecks * fade)
+    waves = sum(
+        torch.sin(a * X + b * Z + c * scene.grain) for a, b, c in ((1.3, 0.9, 1), (-0.7, 1.6, 2), (2.9, 2.3, 3))
+    )
+    cell, width, length, strength = _FLECKS[scene.ground]
+    dx, dz, shade = _scattered(X / cell, Z / cell, scene.grain)
+    flecks = strength * shade * (1 - torch.hypot(dx / width, dz / length)).mul(2).clamp(0, 1)
+    return PAINTS[scene.ground] * (1 + (4 / Z).clamp_max(1) * (0.03 * waves - flecks))
 
 
 def _water(scene: Scene, X: Tensor, Z: Tensor) -> Tensor:
@@ -157,7 +164,7 @@ def paint(image: Tensor, scene: Scene, thing: Thing, cutout: Cutout) -> None:
     (rows, columns), own = cutout.window(scene.size)
     x, y = cutout.x[own[1]], cutout.y[own[0]]
     parts = cutout.outline.parts
-    light = _over(SKIES[scene.light][2], torch.ones(3, 1, 1), 0.4)
+    light = _over(SKIES[scene.light][2], PAINTS["cloud"], 0.5)
     up = ((cutout.outline.origin[1] - y) / cutout.outline.scale).float()[:, None]
     region = image[:, rows, columns]
     for tone in dict.fromkeys(part.tone for part in parts):
@@ -193,4 +200,4 @@ def _texture(thing: Thing, cutout: Cutout, x: Tensor, y: Tensor) -> Tensor:
     else:
         a, b = period / 4 - across, period / 4 - along
         inside = torch.minimum(a.abs(), b.abs()) * torch.sign(a * b)
-    return _over(paint, _over(paint, torch.ones(3, 1, 1), 0.72), (inside + 0.5).clamp(0, 1))
+    return _over(paint, _over(paint, PAINTS["cloud"], 0.72), (inside + 0.5).clamp(0, 1))

@@ -1,13 +1,9 @@
-"""The objects' outlines: polygons, discs and thick lines, and how far a point is from them."""
+"""What the objects are made of: discs, thick lines and rounded polygons, in a frame of their own."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from course_lib.base.scenes.world import Scene, Thing
+from course_lib.base.scenes.world import Thing
 
 Points = tuple[tuple[float, float], ...]
 
@@ -49,10 +45,11 @@ SKELETON = tuple(
 
 @dataclass(frozen=True)
 class Part:
-    """All points within `radius` of a point, a line or a polygon, and not within `hole` of its first point.
+    """All points within `radius` of a point, a line or a polygon.
 
     Attributes:
         points: one, two, or the corners of a polygon.
+        hole: points nearer than that are not part of it; of a point or a line alone.
         tone: what it is painted with: "main" is the object's own colour and texture.
     """
 
@@ -121,91 +118,20 @@ def _figure(joints: Points) -> tuple[Part, ...]:
     sleeves = [Part((at[f"{s}_shoulder"], at[f"{s}_elbow"]), 0.048, tone="sleeve") for s in sides]
     torso = Part(tuple(at[name] for name in _TORSO), 0.055)
     head = Part((at["head"],), 0.12, tone="skin")
-    eyes = [Part(((at["head"][0] + dx, at["head"][1] + 0.01),), 0.022, tone="ink") for dx in (-0.045, 0.045)]
-    return (*legs, *hands, *sleeves, torso, head, *eyes)
+    x, y = at["head"]
+    face = [((x - 0.045, y + 0.01),), ((x + 0.045, y + 0.01),)]  # two eyes, and a smile of two lines
+    face += [((x + side * 0.035, y - 0.05), (x, y - 0.062)) for side in (-1, 1)]
+    features = [Part(points, 0.022 if len(points) == 1 else 0.009, tone="ink") for points in face]
+    return (*legs, *hands, *sleeves, torso, head, *features)
 
 
 _LEG = (("hip", "knee"), ("knee", "foot"))
 _TORSO = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
 
 
-@dataclass(frozen=True)
-class Outline:
-    """An object in the picture, all in pixels, y down.
-
-    Attributes:
-        parts: what it consists of, later ones over earlier ones.
-        origin, scale, tilt: the frame that its texture is attached to: its middle, a unit's length, its turn.
-        joints: of a figure, the KEYPOINTS; else empty.
-    """
-
-    parts: tuple[Part, ...]
-    origin: tuple[float, float]
-    scale: float
-    tilt: float
-    joints: Points = ()
-
-
-def outline(scene: Scene, thing: Thing) -> Outline:
-    """The object's outline as the scene's camera sees it: turned by its tilt, its lowest point on the ground."""
-    joints = _joints(thing.pose) if thing.pose else ()
-    parts = _figure(joints) if joints else SHAPES[thing.name]
-    c, s = math.cos(thing.tilt), math.sin(thing.tilt)
-    turned = [[(c * x - s * y, s * x + c * y) for x, y in part.points] for part in parts]
-    lowest = min(y - part.radius for part, points in zip(parts, turned, strict=True) for _, y in points)
-    u, v = scene.camera.project(thing.x, 0.0, thing.z, scene.size)
-    scale = thing.height * scene.camera.focal * scene.size / (thing.z - scene.camera.z)
-
-    def pixels(points: list[tuple[float, float]]) -> Points:
-        return tuple((u + scale * x, v - scale * (y - lowest)) for x, y in points)
-
-    return Outline(
-        tuple(
-            Part(pixels(points), scale * part.radius, scale * part.hole, part.tone)
-            for part, points in zip(parts, turned, strict=True)
-        ),
-        (u, v + scale * lowest),
-        scale,
-        thing.tilt,
-        pixels([(c * x - s * y, s * x + c * y) for x, y in joints]),
-    )
-
-
-def signed_distance(parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
-    """Distance of points to the union of some parts, negative inside; exact outside, a bound inside.
-
-    Args:
-        x: (W,). y: (H,). In pixels, float64. Returns (H, W).
-    """
-    lines = [part for part in parts if len(part.points) < 3]
-    found = [_to_polygon(part.points, x, y) - part.radius for part in parts if len(part.points) > 2]
-    if lines:
-        start, end = (torch.tensor([part.points[i] for part in lines], dtype=x.dtype) for i in (0, -1))
-        radius = torch.tensor([part.radius for part in lines], dtype=x.dtype)[:, None, None]
-        found.append((_to_segments(start, end, x, y) - radius).amin(0))
-    for part in parts:
-        if part.hole:  # of an object of one part
-            u, v = part.points[0]
-            found[0] = torch.maximum(found[0], part.hole - torch.hypot(x - u, y[:, None] - v))
-    return torch.stack(found).amin(0) if len(found) > 1 else found[0]
-
-
-def _to_segments(start: Tensor, end: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Distance (E, H, W) of points to segments from `start` to `end`, (E, 2)."""
-    start, direction = start[..., None, None], (end - start)[..., None, None]
-    dx, dy = x - start[:, 0], y[:, None] - start[:, 1]
-    ex, ey = direction.unbind(1)
-    along = ((dx * ex + dy * ey) / (ex**2 + ey**2).clamp_min(1e-12)).clamp(0, 1)
-    return torch.hypot(dx - along * ex, dy - along * ey)
-
-
-def _to_polygon(corners: Points, x: Tensor, y: Tensor) -> Tensor:
-    """Distance (H, W) of points to a polygon's sides; negative inside, where a ray crosses an odd number of sides."""
-    start = torch.tensor(corners, dtype=x.dtype)
-    end = start.roll(-1, 0)
-    distance = _to_segments(start, end, x, y).amin(0)
-    (ax, ay), (bx, by) = (points.T[..., None, None] for points in (start, end))
-    row = y[:, None]
-    slope = (bx - ax) / torch.where(by == ay, 1, by - ay)  # a level side is crossed by no level ray
-    crossed = ((ay <= row) != (by <= row)) & (x < ax + (row - ay) * slope)
-    return torch.where(crossed.sum(0) % 2 == 1, -distance, distance)
+def parts_of(thing: Thing) -> tuple[tuple[Part, ...], Points]:
+    """The object's parts and, of a figure, its KEYPOINTS: untilted, y up, in units of its height, around its middle."""
+    if thing.name != "figure":
+        return SHAPES[thing.name], ()
+    joints = _joints(thing.pose)
+    return _figure(joints), joints
