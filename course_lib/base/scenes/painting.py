@@ -40,7 +40,7 @@ PAINTS = {
 # Of the sky overhead, of the sky at the horizon, and what the light does to everything on the ground.
 SKIES = {
     "day": (_rgb("6CB6EA"), _rgb("CBE8F8"), _rgb("FFFFFF")),
-    "dusk": (_rgb("7468A8"), _rgb("FFC79B"), _rgb("F3D0DA")),
+    "dusk": (_rgb("7468A8"), _rgb("FFC79B"), _rgb("E2C0CA")),
     "night": (_rgb("10183A"), _rgb("3F4F86"), _rgb("949BC4")),
 }
 # Small marks on the ground: side of the square that holds one, their half width and length in it, and strength.
@@ -172,7 +172,7 @@ def paint(image: Tensor, scene: Scene, thing: Thing, cutout: Cutout) -> None:
         distance = cutout.distance[own] if len(alone) == len(parts) else signed_distance(alone, x, y)
         distance = distance.float()
         colour = _texture(thing, cutout, x, y) if tone == "main" else _tone(tone, thing)
-        contour = min(max(0.045 * cutout.outline.scale, 0.7), 3.0) * (0 if tone == "ink" else 1)
+        contour = 0 if tone == "ink" else max(0.022 * cutout.outline.scale, 0.6)  # thinner would be lost
         rim = (distance + contour + 0.5).clamp(0, 1) * 0.5
         colour = colour * (1 + 0.22 * up) * light
         region = _over(region, colour * (1 - rim), (0.5 - distance).clamp(0, 1))
