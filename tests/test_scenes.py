@@ -35,6 +35,9 @@ def world() -> list[tuple[scenes.Scene, scenes.Picture]]:
     for size, n in ((32, 15), (64, 40), (99, 10)):
         data = scenes.Scenes(n, size, seed=5, objects=(0, 7))
         drawn += [(data.scene(i), data[i]) for i in range(n)]
+    for scene, _ in drawn[-3:]:  # seen from another place, too
+        moved = replace(scene, camera=replace(scene.camera, x=0.15, z=-0.7))
+        drawn.append((moved, scenes.render(moved)))
     return drawn
 
 
@@ -157,7 +160,7 @@ def test_masks_are_disjoint_and_boxes_tight(world):
 
 def test_semantic_panoptic_and_depth_equal_the_slow_path(world):
     backdrops = set()
-    for scene, picture in world[::2]:
+    for scene, picture in world[::2] + world[-3:]:
         classes, depths = slow_backdrop(scene)
         segments = scenes.STUFF_SEGMENTS + classes
         for n, (one, mask) in enumerate(zip(scene.things, picture.masks.numpy(), strict=True)):
@@ -279,8 +282,8 @@ def test_left_and_right_are_the_figures_own():
 
 
 def test_captions_parse_back_to_the_scene():
-    for i in range(400):
-        scene = scenes.Scenes(400, 64, seed=2, objects=(0, 6)).scene(i)
+    for i in range(250):
+        scene = scenes.Scenes(250, 64, seed=2, objects=(0, 6)).scene(i)
         across = [scene.camera.project(one.x, 0, one.z, 3)[0] for one in scene.things]  # in thirds of the picture
         expected = [
             scenes.Mention(one.size, one.texture, one.colour, one.name, scenes.PLACES[min(max(int(u), 0), 2)])
@@ -353,23 +356,22 @@ def test_hidden_objects_are_nowhere():
 
 
 def test_the_threshold_is_in_pixels():
-    """A disc that peeps out from behind a square, pixel row by pixel row."""
+    """A disc that peeps out from behind a square, pixel by pixel."""
     counts = set()
-    for step in range(40):
-        disc, square = thing("disc", x=0.55 + 0.01 * step, z=4.01, height=0.6), thing("square", z=4.0, height=1.9)
+    for step in range(60):
+        disc, square = thing("disc", x=0.55 + 0.002 * step, z=4.01, height=0.6), thing("square", z=4.0, height=1.9)
         scene = stage(disc, square)
         alone = slow_masks(scene)
         visible = int((alone[0] & ~alone[1]).sum())
         assert len(scenes.render(scene).labels) == (2 if visible >= scenes.FEWEST_PIXELS else 1)
         counts.add(visible)
-    assert min(counts) < scenes.FEWEST_PIXELS - 2 and max(counts) > scenes.FEWEST_PIXELS + 2
+    assert {scenes.FEWEST_PIXELS - 1, scenes.FEWEST_PIXELS} <= counts
 
 
 def test_a_quarter_of_each_drawn_object_is_seen():
-    for i in range(60):
-        scene = scenes.Scenes(60, 64, seed=3, objects=(4, 8)).scene(i)
+    for i in range(100):
+        scene = scenes.Scenes(100, 48, seed=0, objects=(5, 5)).scene(i)  # crowded: some had to go
         assert all(part >= 0.25 for part in seen(scene))
-        assert len(scenes.render(scene).labels) == len(scene.things)
 
 
 def test_a_picture_of_nothing():
@@ -417,7 +419,7 @@ def test_global_random_state_is_untouched():
 
 def test_worker_processes_give_the_same():
     data = scenes.Scenes(6, 32)
-    loader = DataLoader(data, batch_size=3, num_workers=1, collate_fn=list, multiprocessing_context="fork")
+    loader = DataLoader(data, batch_size=3, num_workers=1, collate_fn=list)
     assert all(map(same, itertools.chain(*loader), data.render_all()))
 
 
@@ -515,6 +517,30 @@ def test_textures_differ():
     assert along["plain"] < 1e-3 and along["striped"] < 1e-3 < 0.05 < along["dotted"] and along["checked"] > 0.1
     assert down["plain"] < 0.05 and min(down["striped"], down["dotted"], down["checked"]) > 0.08
     assert abs(along["dotted"] - along["checked"]) > 0.02
+
+
+def test_a_texture_turns_with_its_object():
+    """Under the stripes' own slant, a tilted square is as even as an upright one."""
+    tilt = 0.25
+    picture = scenes.render(stage(thing("square", texture="striped", z=3.2, height=1.6, tilt=tilt), size=256))
+    rows, columns = picture.masks[0].nonzero().double().add(0.5).T
+    x, y = columns - columns.mean(), rows - rows.mean()
+    down = math.cos(tilt) * y + math.sin(tilt) * x  # y points down, so that counter-clockwise is a negative turn
+    middle = torch.hypot(x, y) < 50
+    brightness = picture.image[1, picture.masks[0]].double()[middle]
+    level = (down[middle] / 4).round()
+    between = [float(brightness[level == k].mean()) for k in level.unique()]
+    within_rows = [float(brightness[level == k].std()) for k in level.unique()]
+    assert np.median(within_rows) < 0.05 < 0.15 < np.std(between)
+
+
+def test_a_shadow_lies_at_the_foot_of_its_object():
+    scene = stage(thing("ring", x=-0.6, height=1.2))
+    shade = (scenes.render(stage()).image - scenes.render(scene).image).sum(0)
+    shade[scenes.render(scene).masks[0]] = 0
+    rows, columns = (shade > 0.3 * shade.max()).nonzero().double().add(0.5).T
+    u, v = EASEL.project(-0.6, 0.0, 4.0, 64)
+    assert float(columns.mean()) == pytest.approx(u, abs=2) and float(rows.mean()) == pytest.approx(v, abs=2.5)
 
 
 # COCO

@@ -112,7 +112,7 @@ def draw_scene(
     Args:
         generator: all chance comes from it; on the CPU.
         size: of the picture, 32 to 256 pixels; does not change what is drawn, apart from objects on the brink.
-        objects: the least and the most objects. Now and then one hides behind others, and there is one less.
+        objects: the least and the most objects; fewer where there is no room, as in a quarter of scenes of 5.
         things: the classes to draw from.
 
     Raises:
