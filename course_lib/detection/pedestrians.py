@@ -1,0 +1,137 @@
+"""Real pictures with people in them: the Penn-Fudan pedestrians (Wang et al. 2007), 170 photographs, 423 people.
+
+Read from the folder `pennfudan` in `COURSE_DATA`, else downloaded once from the authors into the course's cache. The
+authors publish no checksum; the archive's own are checked, and the numbers of pictures and people.
+"""
+
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pooch
+import requests
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from course_lib.base import images, pictures, runtime, scenes
+from course_lib.detection.coco import Objects
+from course_lib.detection.training import Annotated
+
+URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
+SPLITS = ("train", "test")
+NAMES = (*(f"FudanPed{n:05d}" for n in range(1, 75)), *(f"PennPed{n:05d}" for n in range(1, 97)))
+# The last fifth of either city: neighbouring numbers show the same street, perhaps the same people, and stay together.
+HELD_OUT = (*NAMES[59:74], *NAMES[150:])
+PEOPLE = 423
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A street with the people who walk there. (Some who are small or much hidden are not marked, the authors say.)
+
+    Attributes:
+        name: of the file. image: (3, H, W) float32 in [0, 1].
+        boxes: (N, 4) float32 xyxy in pixels, tight around the masks. masks: (N, H, W) bool.
+    """
+
+    name: str
+    image: Tensor
+    boxes: Tensor
+    masks: Tensor
+
+    @property
+    def objects(self) -> Objects:
+        """Boxes, all of the one class 0, with the areas of the masks, as COCO has it."""
+        labels = torch.zeros(len(self.boxes), dtype=torch.int64)
+        return Objects(self.boxes, labels, areas=self.masks.flatten(1).sum(1).float())
+
+    def resized(self, shorter: int) -> "Photograph":
+        """The same with a shorter side of so many pixels."""
+        _, H, W = self.image.shape
+        image = images.resize(self.image[None], shorter)[0]
+        h, w = image.shape[1:]
+        masks = F.interpolate(self.masks[:, None].float(), (h, w), mode="area")[:, 0] >= 0.5
+        return Photograph(self.name, image, self.boxes * torch.tensor([w / W, h / H, w / W, h / H]), masks)
+
+
+def load_pedestrians(split: str = "train") -> list[Photograph]:
+    """135 photographs to learn from or 35 to be judged by, the last fifth of those from either city.
+
+    Raises:
+        ValueError: another split, or a download with another number of pictures.
+        OfflineError: they are not at hand, and `COURSE_OFFLINE` forbids a download. DownloadError: it failed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
+    folder = _folder()
+    wanted = [name for name in NAMES if (name in HELD_OUT) == (split == "test")]
+    return [_read(folder, name) for name in tqdm(wanted, "pedestrians", unit="picture", delay=2, leave=False)]
+
+
+def _folder() -> Path:
+    """Where the pictures are, downloaded if they must be."""
+    own = Path(os.environ.get("COURSE_DATA") or os.devnull) / "pennfudan"
+    if own.is_dir():
+        return own
+    folder = pictures.cache_folder() / "PennFudanPed"
+    if folder.is_dir():
+        return folder
+    advice = f"put the unpacked archive at {folder} yourself, or set COURSE_DATA to a folder that has it as pennfudan/"
+    if runtime.is_offline():
+        raise pictures.OfflineError(f"cannot download {URL}: COURSE_OFFLINE forbids it; unset it, or {advice}")
+    try:
+        archive = pooch.retrieve(URL, None, "PennFudanPed.zip", pictures.cache_folder(), progressbar=True)
+    except (OSError, requests.RequestException) as error:
+        raise pictures.DownloadError(f"cannot download {URL}: {error}; try again later, or {advice}") from error
+    unpack(Path(archive), folder)
+    return folder
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack the authors' archive to the folder, which appears only if all is there.
+
+    Raises:
+        ValueError: a damaged archive, or one with another number of pictures, masks or people.
+    """
+    partial = folder.with_name(folder.name + ".part")
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(partial)  # which checks the archive's own checksums
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{archive} is damaged ({error}); delete it and try again") from error
+    inside = partial / "PennFudanPed"
+    marked = "".join(path.read_text(errors="replace") for path in inside.glob("Annotation/*.txt"))
+    found = (
+        len(list(inside.glob("PNGImages/*.png"))),
+        len(list(inside.glob("PedMasks/*.png"))),
+        len(re.findall("^Bounding box", marked, re.MULTILINE)),
+    )
+    if found != (len(NAMES), len(NAMES), PEOPLE):
+        raise ValueError(
+            f"expected {len(NAMES)} pictures, {len(NAMES)} masks and {PEOPLE} people in {archive}, got {found}"
+        )
+    os.replace(inside, folder)
+
+
+def _read(folder: Path, name: str) -> Photograph:
+    path = next(folder.glob(f"*Images/{name}.*"))  # the authors' PNG in PNGImages, or a JPEG
+    mask = torch.from_numpy(np.array(Image.open(folder / "PedMasks" / f"{name}_mask.png")))
+    masks = torch.stack([mask == i for i in mask.unique().tolist() if i > 0])
+    return Photograph(name, images.load(path)[0], scenes.tight_boxes(masks), masks)
+
+
+def on_canvas(photographs: list[Photograph], shorter: int) -> Annotated:
+    """Photographs scaled to one shorter side and laid on grey canvases of one size, to learn from.
+
+    The canvas is as large as the largest, at the top left of which each lies.
+    """
+    small = [photograph.resized(shorter) for photograph in photographs]
+    H, W = (max(photograph.image.shape[axis] for photograph in small) for axis in (1, 2))
+    canvases = [F.pad(p.image, (0, W - p.image.shape[2], 0, H - p.image.shape[1]), value=0.5) for p in small]
+    return Annotated(canvases, [p.objects for p in small])

@@ -1,0 +1,158 @@
+"""Train the detectors of chapter 7: objects of the toy world, and real pedestrians.
+
+    python recipes/detection.py                            # both, one after the other
+    python recipes/detection.py --model pedestrians        # one of them; continues where it was interrupted
+
+| model | data | what it is |
+|---|---|---|
+| `scenes` | scenes of `base.scenes`, drawn anew | from random weights, the network that lesson 7 trains live |
+| `pedestrians` | Penn-Fudan, 135 photographs | on top of the embedded perceptual network of `base.features` |
+
+Penn-Fudan is found in `COURSE_DATA`, or downloaded from its authors. What is found in held-out pictures is drawn to
+build/ as the training goes. What ships is the moving average of the network.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes
+
+from course_lib import detection
+from course_lib.base import features, recipes, scenes
+from course_lib.base.training import Loop
+
+HELD_OUT_SEED = 1_000_003  # of the scenes that judge; training scenes have the run's own seed
+SIZE = 64  # of scenes, in pixels
+CANVAS = 256  # shorter side of the photographs that squares are cut from, in pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What distinguishes one model from another."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    pictures: int | None = None  # scenes to draw
+    average: float = 0.998  # decay
+
+
+PRESETS = {
+    "scenes": Preset(steps=5000, batch_size=32, lr=2e-3, pictures=10_000),
+    "pedestrians": Preset(steps=1500, batch_size=16, lr=1e-3),
+}
+
+
+def scene_data(count: int, seed: int) -> detection.Annotated:
+    """Scenes by lot as training data."""
+    drawn = scenes.Scenes(count, SIZE, seed).render_all(lambda p: (p.image, detection.Objects(p.boxes, p.labels)))
+    return detection.Annotated(*zip(*drawn, strict=True))
+
+
+def vary_photographs(pictures: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+    """Random squares in random colours; see `detection.random_squares`."""
+    return SQUARES(detection.recoloured(pictures, rng), boxes, labels, rng)
+
+
+SQUARES = detection.random_squares(160, zoom=(0.4, 1.1))
+
+
+@dataclasses.dataclass
+class Task:
+    """Network, training data and its variation, and how to judge: (detector) → COCO's numbers."""
+
+    detector: detection.Detector
+    data: detection.Annotated
+    vary: Callable
+    held_out: list[Tensor]  # pictures (3, H, W)
+    truth: list[detection.Objects]
+
+    def found(self, detector: detection.Detector) -> list[detection.Objects]:
+        """What the detector finds in the held-out pictures."""
+        device = next(detector.parameters()).device
+        return [detection.detect(detector, p[None].to(device))[0].to("cpu") for p in self.held_out]
+
+    def drawn(self, detector: detection.Detector) -> Tensor:
+        """The first ten held-out pictures, cut to one size, with what is found there above a score of 0.3."""
+        H, W = (min(p.shape[axis] for p in self.held_out) for axis in (1, 2))
+        boxed = [
+            draw_bounding_boxes(p, f.shapes[f.scores > 0.3], colors="red")[:, :H, :W]
+            for p, f in zip(self.held_out[:10], self.found(detector), strict=False)
+        ]
+        return torch.stack(boxed)
+
+
+def prepare(model: str, args: argparse.Namespace) -> Task:
+    """Data and a network to begin with; `--quick` takes few scenes."""
+    if model == "scenes":
+        data = scene_data(60 if args.quick else PRESETS[model].pictures, args.seed)
+        judge = scene_data(20 if args.quick else 500, HELD_OUT_SEED)
+        detector = detection.Detector(len(scenes.THINGS))
+        return Task(detector, data, detection.mirrored, [p.float() / 255 for p in judge.images], judge.truth)
+    photographs, test = detection.load_pedestrians(), detection.load_pedestrians("test")
+    photographs, test = (photographs[:8], test[:10]) if args.quick else (photographs, test)
+    backbone = detection.PerceptualBackbone().take_up(features.load("embedded").state_dict())
+    small = [p.resized(detection.PEDESTRIAN_SIDE) for p in test]
+    return Task(
+        detection.Detector(1, backbone),
+        detection.on_canvas(photographs, CANVAS),
+        vary_photographs,
+        [p.image for p in small],
+        [p.objects for p in small],
+    )
+
+
+def arguments(preset: Preset) -> argparse.ArgumentParser:
+    """The command line, with a preset's defaults."""
+    parser = recipes.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
+    parser.add_argument("--model", choices=PRESETS, help="default: both; with --quick, scenes")
+    return parser
+
+
+def train(argv: list[str] | None, model: str) -> dict[str, object]:
+    """Train, judge and save one of them; returns the scores."""
+    preset = PRESETS[model]
+    args = arguments(preset).parse_args(argv)
+    args.model = model
+    device = recipes.begin(args, f"detector_{model}", script=__file__)
+
+    task = prepare(model, args)
+    detector = task.detector.to(device, memory_format=torch.channels_last)
+    optimiser, schedule = detection.optimiser_and_schedule(detector, args.steps, preset.lr)
+    rng = torch.Generator(device).manual_seed(args.seed)
+    parts = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": rng}
+    step = detection.detection_step(detector, optimiser, rng, task.vary, schedule)
+
+    def grid(loop: Loop) -> Tensor:
+        return task.drawn(loop.averaged["detector"])
+
+    loop = recipes.train(
+        args,
+        step,
+        task.data,
+        parts=parts,
+        averages={"detector": preset.average},
+        hooks=[recipes.draw(args.out.stem, grid, 500)],
+        settings={f"preset's {name}": str(value) for name, value in dataclasses.asdict(preset).items()},
+    )
+    averaged = recipes.rounded(loop.averaged["detector"])
+    scores = detection.evaluate(task.found(averaged), task.truth).summary()
+    scores["held-out pictures"] = len(task.truth)
+    recipes.finish(args, averaged, scores, seconds=loop.seconds, data=model)
+    return scores
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
+    """Train the models asked for; returns the scores of each."""
+    args = arguments(PRESETS["scenes"]).parse_args(argv)
+    wanted = [args.model] if args.model else ["scenes"] if args.quick else list(PRESETS)
+    if len(wanted) > 1 and (args.out or args.state or args.json):
+        raise SystemExit("several models cannot share --out, --state or --json; name one with --model")
+    return {model: train(argv, model) for model in wanted}
+
+
+if __name__ == "__main__":
+    main()
