@@ -485,3 +485,23 @@ def test_to_array_refuses_other_shapes(shape):
 def test_to_array_refuses_what_is_not_finite():
     with pytest.raises(ValueError, match="finite"):
         images.to_array(torch.full((3, 4, 4), torch.inf))
+
+
+def test_gif_plays_its_frames_and_holds_the_last():
+    greys = [torch.full((1, 1, 8, 12), level) for level in (0.0, 0.5, 1.0)]
+    coloured = [torch.rand(3, 8, 12, generator=torch.Generator().manual_seed(seed)).round() for seed in range(3)]
+    for frames in (greys, coloured):
+        with Image.open(io.BytesIO(images.gif(frames, seconds=0.1, hold=2.0))) as animation:
+            assert animation.format == "GIF" and animation.n_frames == 3 and animation.info["loop"] == 0
+            for i, frame in enumerate(frames):
+                animation.seek(i)
+                assert animation.info["duration"] == (2000 if i == 2 else 100)
+                shown = np.asarray(animation.convert("RGB")) / 255
+                assert np.abs(shown - images.to_array(frame)).max() < 1 / 255
+
+
+def test_gif_refuses_what_does_not_move():
+    with pytest.raises(ValueError, match="two frames or more of one size"):
+        images.gif([torch.zeros(3, 8, 8)])
+    with pytest.raises(ValueError, match="two frames or more of one size"):
+        images.gif([torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)])

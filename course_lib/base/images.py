@@ -7,6 +7,7 @@ import io
 import operator
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -268,3 +269,24 @@ def save(picture: Tensor, path: str | os.PathLike) -> None:
     format = _FORMATS[suffix]
     Image.fromarray(pixels).save(encoded, format, **_OPTIONS.get(format, {}))
     write_atomically(path, encoded.getvalue())
+
+
+def gif(frames: Sequence[Tensor], seconds: float = 0.08, hold: float = 1.5) -> bytes:
+    """An animation that any browser shows, for `IPython.display.Image(data=…)`; it begins anew when it has ended.
+
+    Args:
+        frames: pictures of one size as for `to_array`, 256 greys or colours each.
+        seconds: a frame is shown. hold: seconds that the last one is shown.
+
+    Raises:
+        ValueError: fewer than two frames, frames of different sizes; ValueError, TypeError as for `to_array`.
+    """
+    pictures = [np.rint(to_array(frame) * 255).astype(np.uint8) for frame in frames]
+    if len(pictures) < 2 or len({picture.shape for picture in pictures}) > 1:
+        raise ValueError(f"expected two frames or more of one size; got {[picture.shape for picture in pictures[:4]]}")
+    grey = all(np.ptp(picture, axis=2).max() == 0 for picture in pictures)
+    first, *others = [Image.fromarray(picture[..., 0] if grey else picture) for picture in pictures]
+    durations = [round(1000 * seconds)] * len(others) + [round(1000 * hold)]
+    encoded = io.BytesIO()
+    first.save(encoded, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+    return encoded.getvalue()

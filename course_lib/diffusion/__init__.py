@@ -8,6 +8,7 @@ the best denoiser is known.
 from course_lib.diffusion.denoiser import Denoiser, guided
 from course_lib.diffusion.exact import Mixture, gaussian
 from course_lib.diffusion.losses import bits_per_dimension, bound_terms, draw_times, simple_loss, weight
+from course_lib.diffusion.plane import PointNetwork, spiral
 from course_lib.diffusion.process import (
     KINDS,
     mu_from_epsilon,
@@ -30,6 +31,7 @@ __all__ = [
     "SHIPPED",
     "Denoiser",
     "Mixture",
+    "PointNetwork",
     "Schedule",
     "State",
     "bits_per_dimension",
@@ -56,6 +58,7 @@ __all__ = [
     "q_step",
     "sample",
     "simple_loss",
+    "spiral",
     "target",
     "to_epsilon",
     "to_x0",

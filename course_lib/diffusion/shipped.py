@@ -8,12 +8,12 @@ from course_lib.diffusion.schedule import cosine
 
 # Shape of the pictures, and what the U-Net has beyond `NETWORK`.
 SHIPPED = {
-    "diffusion_mnist": ((1, 28, 28), {"classes": 10}),
-    "diffusion_fashion_mnist": ((1, 28, 28), {"classes": 10}),
-    "diffusion_cats": ((3, 32, 32), {"dropout": 0.1}),
+    "diffusion_mnist": ((1, 28, 28), {"classes": 10, "width": 32}),
+    "diffusion_fashion_mnist": ((1, 28, 28), {"classes": 10, "width": 32}),
+    "diffusion_cats": ((3, 32, 32), {"width": 40, "attention": (1,), "dropout": 0.1}),
 }
 # Two levels, of a quarter and a sixteenth of the pixels: small enough for a laptop to learn within half an hour.
-NETWORK = {"width": 40, "multipliers": (1, 2), "attention": (1,), "patch": 2}
+NETWORK = {"multipliers": (1, 2), "patch": 2}
 
 
 def build(name: str) -> Denoiser:
