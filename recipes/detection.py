@@ -78,10 +78,10 @@ class Task:
     def drawn(self, detector: detection.Detector) -> Tensor:
         """The first ten held-out pictures, cut to one size, with what is found there above a score of 0.3."""
         H, W = (min(p.shape[axis] for p in self.held_out) for axis in (1, 2))
-        boxed = [
-            draw_bounding_boxes(p, f.shapes[f.scores > 0.3], colors="red")[:, :H, :W]
-            for p, f in zip(self.held_out[:10], self.found(detector), strict=False)
-        ]
+        boxed = []
+        for picture, found in zip(self.held_out[:10], self.found(detector), strict=False):
+            sure = found.shapes[found.scores > 0.3]
+            boxed.append((draw_bounding_boxes(picture, sure, colors="red") if len(sure) else picture)[:, :H, :W])
         return torch.stack(boxed)
 
 

@@ -1,16 +1,32 @@
 """Boxes, suppression and anchors against torchvision.ops; the detector's targets, losses, decoding and training."""
 
+import importlib.util
+import io
 import math
+import os
+import re
+import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
+import requests
 import torch
 import torchvision.ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
 from course_lib import detection
+from course_lib.base import checkpoints, features, scenes
+from course_lib.base.pictures import DownloadError, OfflineError
+from course_lib.base.training import Loop
+from course_lib.detection import Objects, pedestrians
 
+ROOT = Path(__file__).resolve().parents[1]
+PEDESTRIANS = Path(os.environ.get("COURSE_DATA") or os.devnull) / "pennfudan"
+HAS_PEDESTRIANS = PEDESTRIANS.is_dir()
 drawn = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -327,3 +343,386 @@ def test_operations_keep_device_and_dtype(device, dtype):
     assert all(result.dtype == dtype and result.device.type == device for result in results)
     assert detection.nms(a, scores).device.type == device
     assert detection.match_anchors(a, b).device.type == device
+
+
+# The detector
+
+
+def some_objects():
+    """Two pictures of 32 × 48: two objects of different classes in one, none in the other."""
+    boxes = torch.tensor([[4.0, 6, 20, 26], [24, 8, 40, 16]])
+    nothing = Objects(boxes[:0], torch.zeros(0, dtype=torch.int64))
+    return detection.padded([Objects(boxes, torch.tensor([2, 0])), nothing])
+
+
+def tiny(classes=3, seed=0):
+    torch.manual_seed(seed)
+    return detection.Detector(classes, detection.SmallBackbone((8, 8, 16)), width=8)
+
+
+def test_targets_are_the_bumps_of_a_slow_loop():
+    boxes, labels = some_objects()
+    heat, near, height = detection.targets(boxes, labels, 3, (32, 48))
+    assert heat.shape == (2, 3, 8, 12) and near.shape == (2, 4, 8, 12) and height.shape == (2, 8, 12)
+    expected = torch.zeros(3, 8, 12)
+    for (x1, y1, x2, y2), label in zip(boxes[0].tolist(), labels[0].tolist(), strict=True):
+        column, row = int((x1 + x2) / 8), int((y1 + y2) / 8)
+        for i in range(8):
+            for j in range(12):
+                dx, dy = (j - column) / max(0.5, 0.025 * (x2 - x1)), (i - row) / max(0.5, 0.025 * (y2 - y1))
+                expected[label, i, j] = max(expected[label, i, j], math.exp(-(dx**2 + dy**2) / 2))
+    torch.testing.assert_close(heat[0], expected)
+    assert (heat[0] == 1).nonzero().tolist() == [[0, 3, 8], [2, 4, 3]], "exactly one in the cell of each centre"
+    torch.testing.assert_close(height[0], expected.amax(0))
+    assert near[0, :, 4, 3].tolist() == boxes[0, 0].tolist() and near[0, :, 3, 9].tolist() == boxes[0, 1].tolist()
+    assert (heat[1] == 0).all() and (height[1] == 0).all()
+
+
+def test_targets_without_any_object_and_at_the_border():
+    none = torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64)
+    heat, near, height = detection.targets(*none, 5, (16, 16))
+    assert heat.shape == (2, 5, 4, 4) and near.shape == (2, 4, 4, 4) and not heat.any() and not height.any()
+    corner = torch.tensor([[[14.0, 14, 18, 18]]])  # its centre is on the corner of the picture
+    heat, *_ = detection.targets(corner, torch.zeros(1, 1, dtype=torch.int64), 1, (16, 16))
+    assert (heat == 1).nonzero().tolist() == [[0, 0, 3, 3]]
+
+
+def test_focal_loss_equals_its_definition_and_does_not_overflow():
+    rng = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 3, 5, 5, generator=rng, dtype=torch.float64)
+    heat = torch.rand(2, 3, 5, 5, generator=rng, dtype=torch.float64)
+    heat[0, 0, 0, 0] = heat[1, 2, 3, 4] = 1.0
+    p, expected = logits.sigmoid(), 0.0
+    for q, y in zip(p.flatten().tolist(), heat.flatten().tolist(), strict=True):
+        expected -= (1 - q) ** 2 * math.log(q) if y == 1 else (1 - y) ** 4 * q**2 * math.log(1 - q)
+    assert float(detection.focal_loss(logits, heat)) == pytest.approx(expected)
+    # Where there are only ones and zeros it is torchvision's, without balance of the classes.
+    hard = (heat > 0.5).double()
+    theirs = torchvision.ops.sigmoid_focal_loss(logits, hard, alpha=-1, gamma=2, reduction="sum")
+    torch.testing.assert_close(detection.focal_loss(logits, hard), theirs)
+    far = torch.tensor([1e4, -1e4], dtype=torch.float64, requires_grad=True)
+    loss = detection.focal_loss(far, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(2e4) and far.grad.isfinite().all()
+    small = logits[:1, :1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: detection.focal_loss(x, heat[:1, :1]), small)
+
+
+def perfect(boxes, labels, classes, size):
+    """What a network would say that knows everything."""
+    heat, near, _ = detection.targets(boxes, labels, classes, size)
+    return detection.Prediction(torch.logit(heat, eps=1e-6), near)
+
+
+def test_decoding_returns_what_the_targets_say():
+    boxes, labels = some_objects()
+    first, second = detection.objects(perfect(boxes, labels, 3, (32, 48)))
+    assert len(second) == 0
+    order = first.labels.argsort(descending=True)
+    torch.testing.assert_close(first.shapes[order], boxes[0])
+    assert first.labels[order].tolist() == labels[0].tolist()
+    losses = detection.detection_losses(perfect(boxes, labels, 3, (32, 48)), boxes, labels, (32, 48))
+    assert 0 <= losses["heat"] < 0.02 and abs(losses["box"]) < 1e-6
+
+
+def test_decoding_of_scenes_is_perfect_for_all_they_hold():
+    """So a grid of 16 × 16 loses nothing: no two centres fall into one cell and class."""
+    pictures = scenes.Scenes(60, 64, seed=3).render_all()
+    truth = [Objects(p.boxes, p.labels) for p in pictures]
+    found = detection.objects(perfect(*detection.padded(truth), len(scenes.THINGS), (64, 64)), suppress=None)
+    assert detection.evaluate(found, truth).summary()["AP"] > 0.99
+
+
+def test_peaks_and_limits_of_decoding():
+    heat = torch.full((1, 1, 4, 4), -9.0)
+    heat[0, 0, 0, 0], heat[0, 0, 0, 1], heat[0, 0, 3, 3] = 2.0, 1.0, 0.0
+    boxes = torch.tensor([0.0, 0, 8, 8]).view(1, 4, 1, 1).expand(1, 4, 4, 4)
+    assert detection.peaks(heat)[0, 0].nonzero().tolist()[0] == [0, 0] and not detection.peaks(heat)[0, 0, 0, 1]
+    both = detection.Prediction(heat, boxes)
+    assert len(detection.objects(both, suppress=None)[0]) == 2
+    (one,) = detection.objects(both)
+    torch.testing.assert_close(one.scores, torch.sigmoid(torch.tensor([2.0])))
+    assert len(detection.objects(both, suppress=None, most=1)[0]) == 1
+    assert len(detection.objects(both, minimum=0.95)[0]) == 0
+    outside = detection.Prediction(heat, boxes + 12)
+    assert detection.objects(outside)[0].shapes[0].tolist() == [12, 12, 16, 16], "cut at the border"
+
+
+def test_cells_regress_offset_and_size():
+    regressed = torch.zeros(1, 4, 2, 3)
+    regressed[0, :, 1, 2] = torch.tensor([0.25, -0.5, math.log(3), math.log(2)])
+    found = detection.to_boxes(regressed, 4)
+    assert found[0, :, 0, 0].tolist() == [0, 0, 4, 4], "a cell that knows nothing answers with itself"
+    torch.testing.assert_close(found[0, :, 1, 2], torch.tensor([11 - 6, 4 - 4, 11 + 6, 4 + 4]).float())
+    assert detection.to_boxes(torch.full((1, 4, 1, 1), 99.0)).isfinite().all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_network_gives_maps_of_a_quarter_of_the_size(device):
+    for detector in (tiny(), detection.Detector(2), detection.Detector(1, detection.PerceptualBackbone())):
+        detector = detector.to(device).eval()
+        side = detector.coarsest
+        pictures = torch.rand(2, 3, side, 2 * side, device=device)
+        predicted = detector(pictures)
+        assert predicted.heat.shape == (2, detector.classes, side // 4, side // 2)
+        assert predicted.boxes.shape == (2, 4, side // 4, side // 2)
+        assert detector.features(pictures).shape == (2, detector.width, side // 4, side // 2)
+        assert (predicted.heat.sigmoid() - 0.1).abs().max() < 0.09, "it begins with the rarity of centres"
+        with pytest.raises(ValueError, match=rf"multiples of {side}, got \(2, 3, {side}, {side + 1}\)"):
+            detector(torch.rand(2, 3, side, side + 1, device=device))
+
+
+def test_detection_does_not_depend_on_the_batch_and_fills_up():
+    detector = tiny().eval()
+    with torch.no_grad():
+        detector.last.bias[:3] = 0.0
+    pictures = torch.rand(3, 3, 21, 30)
+    together = detection.detect(detector, pictures)
+    alone = [detection.detect(detector, picture[None])[0] for picture in pictures]
+    assert len(together) == 3 and all(len(found) > 0 for found in together)
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a.shapes, b.shapes, atol=1e-4, rtol=0)
+        assert (a.shapes >= 0).all() and (a.shapes[:, 2] <= 30).all() and (a.shapes[:, 3] <= 21).all()
+    with pytest.raises(ValueError, match="eval"):
+        detection.detect(detector.train(), pictures)
+    with pytest.raises(ValueError, match="one class or more"):
+        detection.Detector(0)
+
+
+def test_targets_refuse_what_does_not_fit():
+    boxes, labels = some_objects()
+    with pytest.raises(ValueError, match="labels from -1 to 1, got -1 to 2"):
+        detection.targets(boxes, labels, 2, (32, 48))
+    with pytest.raises(ValueError, match=r"boxes \(B, N, 4\)"):
+        detection.targets(boxes[0], labels, 3, (32, 48))
+
+
+# Training
+
+
+def marked(boxes, size):
+    """Pictures (B, 3, H, W) that are white inside of boxes (B, N, 4) and black outside."""
+    H, W = size
+    x, y = torch.arange(W) + 0.5, (torch.arange(H) + 0.5)[:, None]
+    x1, y1, x2, y2 = boxes[..., None, None].unbind(2)
+    return ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(1)[:, None].float().expand(-1, 3, -1, -1)
+
+
+def test_mirrored_boxes_stay_on_their_objects():
+    boxes, labels = some_objects()
+    boxes, labels = boxes[:1].expand(8, -1, -1), labels[:1].expand(8, -1)
+    pictures = marked(boxes, (32, 48))
+    turned, moved, same = detection.mirrored(pictures, boxes, labels, torch.Generator().manual_seed(0))
+    changed = (turned != pictures).flatten(1).any(1)
+    assert 0 < changed.sum() < 8 and torch.equal(same, labels)
+    assert torch.equal(marked(moved, (32, 48)), turned)
+    assert torch.equal((moved != boxes).flatten(1).any(1), changed)
+
+
+def test_random_squares_keep_boxes_on_their_objects():
+    corner = torch.rand(40, 1, 2, generator=torch.Generator().manual_seed(1)) * 40
+    boxes = torch.cat([corner, corner + 30], 2)
+    labels = torch.zeros(40, 1, dtype=torch.int64)
+    pictures = marked(boxes, (80, 96))
+    vary = detection.random_squares(64, zoom=(0.6, 1.6), seen=0.5)
+    squares, moved, kept = vary(pictures, boxes, labels, torch.Generator().manual_seed(2))
+    assert squares.shape == (40, 3, 64, 64) and (moved >= 0).all() and (moved <= 64).all()
+    assert (kept == 0).sum() > 20 and ((kept == 0) | (kept == detection.PADDING)).all()
+    white = (squares[:, 0] > 0.75).float().flatten(1).sum(1)  # grey is what is outside of the picture
+    torch.testing.assert_close(white, detection.area(moved)[:, 0], atol=130.0, rtol=0)
+    inside = torch.stack(
+        [s[0][marked(m[None], (64, 64))[0, 0] > 0].mean() for s, m in zip(squares, moved, strict=True)]
+    )
+    assert inside.min() > 0.9
+    sides = (moved[..., 2] - moved[..., 0])[kept == 0]
+    assert sides.min() < 24 and sides.max() > 40, "smaller and larger"
+
+
+def test_an_object_that_is_hardly_left_no_longer_counts():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [90, 90, 100, 100]]])
+    vary = detection.random_squares(16, zoom=(1.0, 1.0))
+    for seed in range(10):
+        _, moved, kept = vary(
+            torch.rand(1, 3, 100, 100), boxes, torch.tensor([[1, 2]]), torch.Generator().manual_seed(seed)
+        )
+        assert kept[0].tolist() in ([1, -1], [-1, 2]), "the squares are too small for both"
+        assert (detection.area(moved)[kept < 0] == 0).all()
+
+
+def test_colours_change_within_range_and_by_picture():
+    pictures = torch.rand(6, 3, 8, 8)
+    varied = detection.recoloured(pictures, torch.Generator().manual_seed(0))
+    assert varied.min() >= 0 and varied.max() <= 1 and (varied != pictures).flatten(1).any(1).all()
+    torch.testing.assert_close(detection.recoloured(pictures, torch.Generator(), strength=0.0), pictures)
+
+
+def scene_data(n, seed):
+    drawn_scenes = scenes.Scenes(n, 64, seed).render_all()
+    return detection.Annotated([p.image for p in drawn_scenes], [Objects(p.boxes, p.labels) for p in drawn_scenes])
+
+
+def test_annotated_gives_batches_and_refuses_a_mixture():
+    data = scene_data(6, 0)
+    pictures, boxes, labels = data[torch.tensor([4, 1])]
+    assert pictures.shape == (2, 3, 64, 64) and pictures.max() <= 1
+    n = int((labels[0] >= 0).sum())
+    assert torch.equal(boxes[0, :n], data.truth[4].shapes) and (boxes[0, n:] == 0).all()
+    assert torch.equal(labels[0, :n], data.truth[4].labels) and len(data) == 6
+    with pytest.raises(ValueError, match="pictures of one size"):
+        detection.Annotated([torch.rand(3, 8, 8), torch.rand(3, 8, 9)], data.truth[:2])
+    with pytest.raises(ValueError, match="1 pictures"):
+        detection.Annotated([torch.rand(3, 8, 8)], data.truth[:2])
+
+
+def test_training_finds_what_it_was_shown():
+    data = scene_data(8, 1)
+    torch.manual_seed(0)
+    detector = detection.Detector(len(scenes.THINGS), detection.SmallBackbone((16, 16, 32, 32)), width=32)
+    optimiser, schedule = detection.optimiser_and_schedule(detector, 120, 5e-3)
+    rng = torch.Generator().manual_seed(0)
+    step = detection.detection_step(detector, optimiser, rng, vary=None, schedule=schedule)
+    parts = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": rng}
+    loop = Loop(step, data, steps=120, batch_size=8, parts=parts)
+    history = loop.run()
+    assert history["heat"][-1] < 0.2 * history["heat"][0] and history["box"][-1] < 0.2
+    found = detection.detect(detector.eval(), data[torch.arange(8)][0])
+    assert detection.evaluate(found, data.truth).summary()["AP50"] > 0.9
+
+
+def test_a_picture_without_objects_can_be_learned_from():
+    boxes, labels = some_objects()
+    detector = tiny()
+    predicted = detector(torch.rand(1, 3, 32, 48))
+    losses = detection.detection_losses(predicted, boxes[1:], labels[1:], (32, 48))
+    sum(losses.values()).backward()
+    assert losses["box"] == 0 and losses["heat"] > 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())
+
+
+def test_perceptual_backbone_goes_on_from_the_embedded_network():
+    embedded = features.load("embedded", device="cpu")
+    backbone = detection.PerceptualBackbone().take_up(embedded.state_dict())
+    pictures = torch.rand(1, 3, 64, 64)
+    theirs = embedded.extract(pictures, ("relu3_2", "relu4_1"))
+    found = backbone.eval()(pictures)
+    torch.testing.assert_close(found[0], theirs["relu3_2"])
+    torch.testing.assert_close(found[1], theirs["relu4_1"])
+    assert [f.shape[-1] for f in found] == [16, 8, 4, 2] and [f.shape[1] for f in found] == list(backbone.widths)
+    learning = {name for name, p in backbone.vgg.named_parameters() if p.requires_grad}
+    assert all("convolutions.3" in name or "convolutions.4" in name for name in learning) and len(learning) == 6
+
+
+# What ships, and the pedestrians
+
+
+def test_unknown_detectors_are_refused():
+    with pytest.raises(ValueError, match="expected a detector of detector_scenes, detector_pedestrians; got 'yolo'"):
+        detection.load("yolo")
+
+
+@pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")
+def test_pedestrians_are_those_of_the_annotations():
+    test = detection.load_pedestrians("test")
+    assert len(test) == 35 and [p.name for p in test] == list(detection.HELD_OUT)
+    for photograph in test[::9]:
+        text = (PEDESTRIANS / "Annotation" / f"{photograph.name}.txt").read_text(errors="replace")
+        numbers = re.findall(r"\((\d+), (\d+)\) - \((\d+), (\d+)\)", text)
+        true = torch.tensor([[float(n) for n in box] for box in numbers])
+        true[:, :2] -= 1  # theirs count pixels from 1, and name the last one
+        assert (true - photograph.boxes).abs().max() <= 3
+        small = photograph.resized(96)
+        assert min(small.image.shape[1:]) == 96
+        tight = scenes.tight_boxes(small.masks)
+        assert (tight - small.boxes).abs().max() < 1.6
+        assert len(small.objects) == len(numbers) and (small.objects.areas <= detection.area(small.boxes) + 1).all()
+    with pytest.raises(ValueError, match="split of train, test; got 'val'"):
+        detection.load_pedestrians("val")
+
+
+def test_pedestrians_offline_say_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="COURSE_OFFLINE forbids it; unset it, or put the unpacked archive at"):
+        detection.load_pedestrians()
+
+
+def packed(path, count):
+    """An archive as the authors': so many tiny pictures, with three people in the first and fewer masks than needed."""
+    picture, mask = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (40, 30)).save(picture, "PNG")
+    pixels = np.zeros((30, 40), np.uint8)
+    pixels[5:20, 4:12], pixels[3:25, 20:29] = 1, 2
+    Image.fromarray(pixels).save(mask, "PNG")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in pedestrians.NAMES[:count]:
+            archive.writestr(f"PennFudanPed/PNGImages/{name}.png", picture.getvalue())
+            archive.writestr(f"PennFudanPed/PedMasks/{name}_mask.png", mask.getvalue())
+            people = 423 - 2 * 169 if name == pedestrians.NAMES[0] else 2
+            archive.writestr(f"PennFudanPed/Annotation/{name}.txt", "Bounding box for object\n" * people)
+    return path
+
+
+def test_pedestrians_are_downloaded_checked_and_kept(monkeypatch, tmp_path):
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    archive = packed(tmp_path / "PennFudanPed.zip", 170)
+    monkeypatch.setattr(pedestrians.pooch, "retrieve", lambda *_, **__: str(archive))
+    test = detection.load_pedestrians("test")
+    assert len(test) == 35 and test[0].boxes.tolist() == [[4, 5, 12, 20], [20, 3, 29, 25]]
+    monkeypatch.setattr(pedestrians.pooch, "retrieve", None)  # the second time there is nothing to fetch
+    assert len(detection.load_pedestrians("train")) == 135
+    data = detection.on_canvas(test[:3], 24)
+    assert data.images.shape == (3, 3, 24, 32) and data.labels.tolist() == [[0, 0]] * 3
+
+
+def test_a_broken_download_leaves_nothing_behind(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"as many masks and 423 people in .*, got \(5, 5, 93\)"):
+        pedestrians.unpack(packed(tmp_path / "few.zip", 5), tmp_path / "PennFudanPed")
+    (tmp_path / "bad.zip").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="damaged"):
+        pedestrians.unpack(tmp_path / "bad.zip", tmp_path / "PennFudanPed")
+    assert not (tmp_path / "PennFudanPed").exists()
+
+    def refuse(*_, **__):
+        raise requests.ConnectionError("no route")
+
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(pedestrians.pooch, "retrieve", refuse)
+    with pytest.raises(DownloadError, match="no route; try again later"):
+        detection.load_pedestrians()
+
+
+# The recipe
+
+
+@pytest.fixture
+def recipe():
+    spec = importlib.util.spec_from_file_location("detection_recipe", ROOT / "recipes" / "detection.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_recipe_runs(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    scores = recipe.main(["--quick", "--steps", "4", "--json", "scores.json"])["scenes"]
+    assert {"AP", "AP50", "AR 100"} <= scores.keys() and (tmp_path / "scores.json").is_file()
+    assert list((tmp_path / "build").glob("detector_scenes_quick_*.png"))
+    (saved,) = (tmp_path / "build").glob("*.safetensors")
+    assert saved.stat().st_size < 3_000_000
+    checkpoints.ready(detection.SHIPPED["detector_scenes"](), saved)
+
+
+@pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")
+def test_the_recipe_of_the_pedestrians_runs(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    recipe.main(["--quick", "--steps", "2", "--model", "pedestrians"])
+    (saved,) = (tmp_path / "build").glob("*.safetensors")
+    assert saved.stat().st_size < 3_000_000
+    checkpoints.ready(detection.SHIPPED["detector_pedestrians"](), saved)

@@ -113,9 +113,7 @@ def unpack(archive: Path, folder: Path) -> None:
         len(re.findall("^Bounding box", marked, re.MULTILINE)),
     )
     if found != (len(NAMES), len(NAMES), PEOPLE):
-        raise ValueError(
-            f"expected {len(NAMES)} pictures, {len(NAMES)} masks and {PEOPLE} people in {archive}, got {found}"
-        )
+        raise ValueError(f"expected {len(NAMES)} pictures, as many masks and {PEOPLE} people in {archive}, got {found}")
     os.replace(inside, folder)
 
 
