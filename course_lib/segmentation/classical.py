@@ -1,0 +1,123 @@
+"""Segmentation without learning, for pictures as simple as coins on a table: threshold, islands, distance.
+
+Otsu (1979) finds the threshold; islands of pixels that touch are the first guess at objects; how deep a pixel lies in
+its island shows the centres of objects that touch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def otsu_threshold(values: Tensor, bins: int = 256) -> float:
+    """The threshold that leaves the two sides' values as alike as can be (Otsu 1979, equation 14).
+
+    It maximises w₀ w₁ (μ₀ − μ₁)², the variance between the two sides, over the borders of a histogram's bins.
+
+    Args:
+        values: any shape, at least two different ones. bins: of the histogram between the least and the greatest.
+
+    Returns:
+        the centre of the last bin of the lower side; the upper side is `values > threshold`.
+
+    Raises:
+        ValueError: all values are equal, or none.
+    """
+    if values.numel() == 0 or values.min() == values.max():
+        raise ValueError("expected at least two different values")
+    low, high = float(values.min()), float(values.max())
+    counts = torch.histc(values.double(), bins, low, high)
+    centres = low + (torch.arange(bins, device=values.device) + 0.5) * (high - low) / bins
+    below, total = counts.cumsum(0)[:-1], counts.sum()
+    sum_below, sum_all = (counts * centres).cumsum(0)[:-1], (counts * centres).sum()
+    above = total - below
+    between = below * above * (sum_below / below - (sum_all - sum_below) / above).square()
+    return float(centres[between.argmax()])
+
+
+def flatten(grey: Tensor, side: int, smooth: int = 1) -> Tensor:
+    """A grey picture without its slow changes of light: each pixel minus the mean of the window around it.
+
+    Args:
+        grey: float (H, W). side: of the window in pixels, odd, larger than the objects.
+        smooth: side of a second, small window, odd: its mean replaces the pixel, and so removes the grain.
+
+    Returns:
+        (H, W), about 0 where nothing stands out. Beyond the edges the picture is mirrored.
+
+    Raises:
+        ValueError: an even side, or one so large that half of it does not fit into the picture.
+    """
+    if min(side, smooth) < 1 or not side % 2 == smooth % 2 == 1:
+        raise ValueError(f"expected odd sides; got {side} and {smooth}")
+    if max(side, smooth) // 2 >= min(grey.shape):
+        raise ValueError(f"half of a window of {max(side, smooth)} does not fit into {tuple(grey.shape)}")
+
+    def mean(n: int) -> Tensor:
+        return F.avg_pool2d(F.pad(grey[None, None], (n // 2,) * 4, mode="reflect"), n, stride=1)[0, 0]
+
+    return mean(smooth) - mean(side)
+
+
+def connected_components(mask: Tensor) -> Tensor:
+    """The islands of a mask: pixels that touch by a side or a corner belong together.
+
+    Every pixel begins with a number of its own; then all take the largest number around them until nothing changes.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        int64 (H, W): 0 outside, islands from 1 in the order in which one meets their last pixels, row by row.
+
+    Raises:
+        ValueError: another shape. TypeError: no booleans.
+    """
+    _check(mask)
+    H, W = mask.shape
+    # Numbers up to 2⁵³ are exact in float64, which max-pooling knows.
+    numbers = torch.arange(1, H * W + 1, device=mask.device, dtype=torch.float64).view(H, W) * mask
+    while True:
+        spread = _max_around(numbers) * mask
+        if torch.equal(spread, numbers):
+            break
+        numbers = spread
+    places = numbers.unique(return_inverse=True)[1]  # 0 is the outside, if there is one
+    return places + 1 if mask.all() else places
+
+
+def depth(mask: Tensor) -> Tensor:
+    """How deep each pixel lies in its island: steps, also diagonal ones, to the nearest pixel outside.
+
+    Beyond the picture's edge there is nothing, neither outside nor inside. It is how many times a 3×3 erosion leaves
+    the pixel.
+
+    Args:
+        mask: bool (H, W), not all true.
+
+    Returns:
+        float32 (H, W): 0 outside, 1 at the rim.
+
+    Raises:
+        ValueError: another shape, or a mask without an outside. TypeError: no booleans.
+    """
+    _check(mask)
+    if mask.all():
+        raise ValueError("expected a mask with an outside")
+    found, left = torch.zeros(mask.shape, device=mask.device), mask.float()
+    while left.any():
+        found += left
+        left = 1 - _max_around(1 - left)
+    return found
+
+
+def _check(mask: Tensor) -> None:
+    if mask.dtype != torch.bool:
+        raise TypeError(f"expected a mask of booleans; got {mask.dtype}")
+    if mask.ndim != 2:
+        raise ValueError(f"expected a mask (H, W); got {tuple(mask.shape)}")
+
+
+def _max_around(x: Tensor) -> Tensor:
+    """The largest of each pixel of (H, W) and its eight neighbours."""
+    return F.max_pool2d(x[None], 3, stride=1, padding=1)[0]

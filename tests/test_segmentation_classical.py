@@ -1,0 +1,95 @@
+"""Otsu's threshold against scikit-image, islands and depth against SciPy, and 24 coins."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from course_lib.base import pictures
+from course_lib.segmentation.classical import connected_components, depth, flatten, otsu_threshold
+
+drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+EIGHT = torch.ones(3, 3).int().numpy()  # neighbours by a side or a corner
+sizes = st.tuples(st.integers(1, 30), st.integers(1, 30))
+
+
+def noise(size: tuple[int, ...], seed: int) -> torch.Tensor:
+    return torch.rand(size, generator=torch.Generator().manual_seed(seed))
+
+
+@drawn
+@given(size=st.tuples(st.integers(2, 30), st.integers(2, 30)), power=st.floats(0.2, 5), seed=st.integers(0, 999))
+def test_otsu_equals_skimage(size, power, seed):
+    values = noise(size, seed).double() ** power
+    assert otsu_threshold(values) == pytest.approx(float(threshold_otsu(values.numpy())), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["coins", "camera", "page"])
+def test_otsu_equals_skimage_on_pictures(name):
+    grey = pictures.load(name).mean(1)[0]
+    assert otsu_threshold(grey) == pytest.approx(float(threshold_otsu(grey.numpy())), abs=1e-6)
+
+
+@drawn
+@given(size=sizes, share=st.floats(0, 1), seed=st.integers(0, 999))
+def test_islands_equal_scipy(size, share, seed):
+    mask = noise(size, seed) < share
+    mine = connected_components(mask)
+    theirs, n = ndimage.label(mask.numpy(), EIGHT)
+    assert int(mine.max()) == n and torch.equal(mine > 0, mask)
+    pairs = torch.stack([mine.flatten(), torch.from_numpy(theirs).long().flatten()], 1).unique(dim=0)
+    assert len(pairs) == n + int((~mask).any()), "one to one"
+
+
+def test_islands_are_numbered_without_gaps():
+    mask = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1]]).bool()
+    assert connected_components(mask).tolist() == [[2, 0, 0, 1], [0, 2, 0, 0], [0, 0, 0, 3]]
+    assert (connected_components(torch.ones(3, 4).bool()) == 1).all()
+    assert (connected_components(torch.zeros(3, 4).bool()) == 0).all()
+
+
+@drawn
+@given(size=sizes, share=st.floats(0, 0.99), seed=st.integers(0, 999))
+def test_depth_equals_scipy(size, share, seed):
+    mask = noise(size, seed) < share
+    mask[0, 0] = False
+    theirs = ndimage.distance_transform_cdt(mask.numpy(), metric="chessboard")
+    assert torch.equal(depth(mask), torch.from_numpy(theirs).float())
+
+
+def test_flatten_removes_slow_light_and_keeps_steps():
+    ramp = torch.linspace(0, 1, 60).expand(50, 60)
+    torch.testing.assert_close(flatten(ramp, 11)[:, 10:-10], torch.zeros(50, 40), atol=1e-5, rtol=0)
+    disc = ((torch.arange(50)[:, None] - 25) ** 2 + (torch.arange(60) - 30) ** 2 < 30).float()
+    lit = flatten(ramp + disc, 25)
+    assert lit[25, 30] > 0.7 and abs(float(lit[25, 10])) < 0.05
+
+
+def test_there_are_24_coins():
+    """Counted by eye: four rows of six."""
+    grey = pictures.load("coins").mean(1)[0]
+    assert int(connected_components(grey > otsu_threshold(grey)).max()) > 50, "the light is uneven"
+    flat = flatten(grey, 101, 7)
+    coins = connected_components(flat > otsu_threshold(flat))
+    assert int(coins.max()) == 24 and int(torch.bincount(coins.flatten()).min()) > 1000
+
+
+def test_classical_refuses_bad_input():
+    with pytest.raises(ValueError, match="two different values"):
+        otsu_threshold(torch.ones(3, 3))
+    with pytest.raises(ValueError, match="two different values"):
+        otsu_threshold(torch.ones(0))
+    for function in (connected_components, depth):
+        with pytest.raises(TypeError, match="booleans; got torch.float32"):
+            function(torch.zeros(3, 3))
+        with pytest.raises(ValueError, match=r"\(H, W\); got \(1, 3, 3\)"):
+            function(torch.zeros(1, 3, 3).bool())
+    with pytest.raises(ValueError, match="with an outside"):
+        depth(torch.ones(3, 3).bool())
+    for side, smooth in ((4, 1), (3, 2), (0, 1)):
+        with pytest.raises(ValueError, match="odd"):
+            flatten(torch.zeros(9, 9), side, smooth)
+    with pytest.raises(ValueError, match="half"):
+        flatten(torch.zeros(9, 9), 21)
