@@ -125,6 +125,17 @@ def test_cross_entropy_equals_torch(shape, seed, share):
         assert losses.cross_entropy(logits, labels) == 0
 
 
+@drawn
+@given(C=st.integers(1, 5), seed=st.integers(0, 99))
+def test_weighted_cross_entropy_equals_torch(C, seed):
+    logits, labels = batch(2, C, 3, 4, seed)
+    weight = torch.rand(C, generator=torch.Generator().manual_seed(seed)).double() + 0.1
+    labels[0, 0] = 255
+    torch.testing.assert_close(
+        losses.cross_entropy(logits, labels, weight=weight), F.cross_entropy(logits, labels, weight, ignore_index=255)
+    )
+
+
 def test_cross_entropy_survives_huge_logits():
     logits, labels = batch(1, 3, 4, 4)
     torch.testing.assert_close(losses.cross_entropy(1e5 * logits, labels), F.cross_entropy(1e5 * logits, labels))
@@ -199,6 +210,8 @@ def test_losses_refuse_bad_input(loss):
         loss(logits, labels.int())
     with pytest.raises(ValueError, match=r"labels in \[0, 3\) or 255; got \[3\]"):
         loss(logits, labels.clamp(max=1) + 2 * (labels == 1))
+    with pytest.raises(ValueError, match=r"each of 3 classes; got \(2,\)"):
+        losses.cross_entropy(logits, labels, weight=torch.ones(2))
     with pytest.raises(ValueError, match="two maps"):
         losses.dice(logits, logits[:1])
 

@@ -20,11 +20,12 @@ def _check(logits: Tensor, labels: Tensor, ignore: int) -> None:
         raise ValueError(f"expected labels in [0, {C}) or {ignore}; got {labels[wrong].unique().tolist()}")
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, *, weight: Tensor | None = None, ignore: int = 255) -> Tensor:
     """−log p of the right class, the mean over the pixels: log Σ_c exp(logit_c) − logit_right, in nats.
 
     Args:
         logits: (B, C, H, W). labels: int64 (B, H, W). ignore: the label of pixels that do not count.
+        weight: (C,), how much a pixel of each class counts in the mean; by default all the same.
 
     Returns:
         a scalar; 0 where no pixel counts.
@@ -33,10 +34,14 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tenso
         ValueError: shapes that do not fit, or labels outside [0, C). TypeError: labels that are not int64.
     """
     _check(logits, labels, ignore)
+    C = logits.shape[1]
+    if weight is not None and weight.shape != (C,):
+        raise ValueError(f"expected a weight for each of {C} classes; got {tuple(weight.shape)}")
     counted = labels != ignore
-    right = logits.gather(1, torch.where(counted, labels, 0)[:, None])[:, 0]
-    nats = torch.where(counted, torch.logsumexp(logits, 1) - right, 0)
-    return nats.sum() / counted.sum().clamp(min=1)
+    known = torch.where(counted, labels, 0)
+    nats = torch.logsumexp(logits, 1) - logits.gather(1, known[:, None])[:, 0]
+    share = counted.to(nats) if weight is None else counted * weight.to(nats)[known]
+    return (share * nats).sum() / share.sum().clamp(min=torch.finfo(nats.dtype).tiny)
 
 
 def dice(probabilities: Tensor, truth: Tensor, *, epsilon: float = 1.0) -> Tensor:

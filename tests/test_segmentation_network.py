@@ -1,0 +1,153 @@
+"""The network learns, mirrors rightly, resumes; and the shipped one keeps its scores on held-out scenes."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from course_lib import segmentation
+from course_lib.base import checkpoints, recipes, scenes
+from course_lib.base.training import Loop
+from course_lib.segmentation import evaluation
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = checkpoints.folder() / "panoptic_scenes.safetensors"
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[scenes.Picture]:
+    return scenes.Scenes(6, 64, seed=3).render_all()
+
+
+@pytest.fixture(scope="module")
+def data(pictures) -> segmentation.Targets:
+    return segmentation.Targets.of(pictures)
+
+
+def tiny() -> segmentation.SegmentationNet:
+    torch.manual_seed(0)
+    return segmentation.SegmentationNet(width=8, multipliers=(1, 2), patch=4)
+
+
+def perfect(pictures: list[scenes.Picture]) -> segmentation.Maps:
+    """What a network without fault would say."""
+    _, semantic, heatmap, offsets = segmentation.Targets.of(pictures)[:]
+    logits = 20 * torch.nn.functional.one_hot(semantic, len(scenes.CLASSES)).movedim(-1, 1).float()
+    return segmentation.Maps(logits, heatmap, offsets)
+
+
+def test_maps_have_their_shapes_and_types():
+    maps = tiny()(torch.rand(2, 3, 32, 40))
+    assert maps.logits.shape == (2, 14, 32, 40) and maps.heatmap.shape == (2, 32, 40)
+    assert maps.offsets.shape == (2, 2, 32, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {x.dtype for x in tiny()(torch.rand(1, 3, 32, 32))} == {torch.float32}
+    with pytest.raises(ValueError, match="multiples of 8"):
+        tiny()(torch.rand(1, 3, 32, 36))
+
+
+def test_targets_are_what_the_scenes_say(pictures, data):
+    assert len(data) == 6
+    images, semantic, heatmaps, offsets = data[torch.tensor([4, 1])]
+    assert (images - torch.stack([pictures[i].image for i in (4, 1)])).abs().max() < 1 / 255
+    assert torch.equal(semantic[1], pictures[1].semantic)
+    heat, to_centre = segmentation.centre_targets(pictures[1].masks)
+    torch.testing.assert_close(heatmaps[1], heat, atol=1e-3, rtol=0)
+    torch.testing.assert_close(offsets[1], to_centre, atol=2e-2, rtol=0)
+
+
+def test_mirrored_targets_are_the_targets_of_the_mirrored_scene(pictures, data):
+    batch = segmentation.mirror(data[:2], torch.tensor([True, False]))
+    for part, original in zip(batch, data[:2], strict=True):
+        assert torch.equal(part[1], original[1])
+    heat, to_centre = segmentation.centre_targets(pictures[0].masks.flip(-1))
+    torch.testing.assert_close(batch[2][0], heat, atol=1e-3, rtol=0)
+    torch.testing.assert_close(batch[3][0], to_centre, atol=2e-2, rtol=0)
+    assert torch.equal(batch[0][0], data[:1][0][0].flip(-1)) and torch.equal(batch[1][0], pictures[0].semantic.flip(-1))
+
+
+def train(data, steps: int, state=None) -> Loop:
+    network = tiny()
+    optimiser, schedule = segmentation.optimiser_and_schedule(network, 40, lr=1e-2)
+    rng = torch.Generator().manual_seed(0)
+    parts = {"network": network, "optimiser": optimiser, "schedule": schedule, "rng": rng}
+    step = segmentation.segmentation_step(network, optimiser, rng, schedule=schedule)
+    loop = Loop(step, data, steps=steps, batch_size=6, parts=parts, state=state)
+    loop.run()
+    return loop
+
+
+def test_all_losses_fall(data):
+    history = train(data, 40).history
+    assert list(history) == ["cross-entropy", "Dice", "centres", "offsets"]
+    for name, values in history.items():
+        assert sum(values[-5:]) < 0.85 * sum(values[:5]), name
+
+
+def test_offsets_count_on_things_alone(data):
+    """A picture without things teaches no offsets."""
+    empty = segmentation.Targets.of(scenes.Scenes(2, 64, seed=1, objects=(0, 0)).render_all())
+    network = tiny()
+    optimiser, _ = segmentation.optimiser_and_schedule(network, 5)
+    step = segmentation.segmentation_step(network, optimiser, torch.Generator().manual_seed(0))
+    assert float(step(empty[:])["offsets"]) == 0 < float(step(data[:])["offsets"])
+
+
+def test_predict_does_not_depend_on_batches(pictures):
+    network, images = tiny().eval(), torch.stack([picture.image for picture in pictures])
+    for whole, parts in zip(
+        segmentation.predict(network, images), segmentation.predict(network, images, 4), strict=True
+    ):
+        torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
+
+
+def test_a_perfect_network_gets_perfect_scores(pictures, monkeypatch):
+    monkeypatch.setattr(evaluation, "predict", lambda network, images: perfect(pictures))
+    scores = segmentation.evaluate(tiny(), pictures, threshold=0.5)
+    assert all(score > 0.97 for score in scores.values()), scores
+    assert scores["mIoU"] == 1
+
+
+def test_an_untrained_network_is_judged_without_fuss(pictures):
+    scores = segmentation.evaluate(tiny(), pictures)
+    assert 0 <= scores["PQ"] < 0.2 and 0 <= scores["mIoU"] < 0.3 and scores["mask AP"] < 0.1
+
+
+def test_truth_of_a_scene_is_its_labels(pictures):
+    for picture in pictures:
+        semantic, found, panoptic = segmentation.truth(picture)
+        assert torch.equal(panoptic.semantic(), semantic) and torch.equal(found.masks, picture.masks)
+        assert {panoptic.labels[n + 1] for n in range(len(picture.labels))} == set(picture.labels.tolist())
+
+
+@pytest.mark.skipif(not SHIPPED.is_file(), reason="the checkpoint is not there")
+def test_shipped_network_keeps_its_scores():
+    """On scenes of a third seed, which neither training nor the recipe's judge has seen."""
+    network = segmentation.load()
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    scores = segmentation.evaluate(network, scenes.Scenes(100, 64, seed=424_242).render_all())
+    assert scores["mIoU"] > 0.85 and scores["PQ"] > 0.70 and scores["mask AP50"] > 0.80, scores
+    _, metadata = checkpoints.load("panoptic_scenes")
+    stored = json.loads(metadata["score"])
+    assert stored["PQ"] > 0.70 and stored["held-out scenes"] == 500
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("segmentation_recipe", ROOT / "recipes" / "segmentation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    return module
+
+
+def test_recipe_runs_saves_and_draws(recipe, tmp_path):
+    scores = recipe.main(["--quick", "--json", "scores.json"])
+    assert {"mIoU", "PQ", "mask AP"} <= set(scores)
+    assert json.loads(Path("scores.json").read_text())["name"] == "panoptic_scenes"
+    network = segmentation.load(tmp_path / "build" / "panoptic_scenes_quick.safetensors")
+    assert isinstance(network, segmentation.SegmentationNet)
+    assert list(Path("build").glob("panoptic_scenes_quick_*.png"))
+    assert (tmp_path / "build" / "panoptic_scenes_quick.safetensors").stat().st_size <= recipes.MAX_BYTES
