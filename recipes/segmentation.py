@@ -6,8 +6,6 @@ Scenes are drawn anew, nothing is downloaded. Predictions for scenes that the ne
 build/ as the training goes, in the colours of the classes. What ships is the moving average of the network.
 """
 
-import colorsys
-
 import torch
 from torch import Tensor
 
@@ -17,13 +15,6 @@ from course_lib.base.training import Loop
 
 HELD_OUT_SEED = 1_000_003  # of the scenes that judge; training scenes have the run's own seed
 SIZE = 64  # pixels
-
-
-def coloured(classes: Tensor) -> Tensor:
-    """Semantic maps (N, H, W) as pictures (N, 3, H, W)."""
-    n = len(scenes.CLASSES)
-    palette = torch.tensor([colorsys.hsv_to_rgb(i / n, 0.8, 0.9 if i % 2 else 0.6) for i in range(n)])
-    return palette[classes].movedim(-1, 1)
 
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
@@ -45,7 +36,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
 
     def maps(loop: Loop) -> Tensor:
         found = segmentation.predict(loop.averaged["network"], shown).logits.argmax(1)
-        return torch.stack([shown, coloured(found)], 1).flatten(0, 1)
+        return torch.stack([shown, segmentation.paint(found)], 1).flatten(0, 1)
 
     hooks = [recipes.draw(args.out.stem, maps, 1500)]
     loop = recipes.train(args, step, data, parts=parts, averages={"network": 0.998}, hooks=hooks)

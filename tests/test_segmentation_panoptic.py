@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchmetrics.detection import PanopticQuality
 
+from course_lib.base import scenes
+from course_lib.segmentation import painting
 from course_lib.segmentation.panoptic import Panoptic, Quality, match, mean_quality, merge, panoptic_quality
 
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -240,6 +242,27 @@ def test_merge_refuses_bad_input():
         merge(semantic, masks.mT, torch.zeros(2).long(), torch.zeros(2), {0})
     with pytest.raises(ValueError, match=r"\(1,\), \(2,\)"):
         merge(semantic, masks, torch.zeros(1).long(), torch.zeros(2), {0})
+
+
+# Painting
+
+
+def test_classes_have_colours_that_differ():
+    colours = painting.paint(torch.arange(14)[None])
+    assert list(painting.COLOURS) == list(scenes.CLASSES) and colours.shape == (3, 1, 14)
+    distances = torch.cdist(colours[:, 0].T, colours[:, 0].T) + 9 * torch.eye(14)
+    assert distances.min() > 0.1
+    assert (painting.paint(torch.tensor([[255, -1, 14]])) == 0).all(), "void is black"
+    assert painting.paint(torch.zeros(5, 2, 3, dtype=torch.int64)).shape == (5, 3, 2, 3)
+
+
+def test_things_have_a_white_rim_and_stuff_keeps_its_colour():
+    ids = torch.full((7, 8), 1)
+    ids[1:6, 1:6] = 2
+    picture = painting.paint_panoptic(Panoptic(ids, {1: 9, 2: 0}))
+    assert (picture[:, 1, 1:6] == 1).all() and (picture[:, 3, 3] != 1).any()
+    torch.testing.assert_close(picture[:, 0, 0], painting.palette()[9])
+    assert painting.rim(ids == 2).sum() == 16 and not painting.rim(torch.ones(3, 3).bool()).any()
 
 
 # Real annotations

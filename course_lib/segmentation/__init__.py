@@ -2,7 +2,8 @@
 
 `losses` and `network` are what is trained, by `training`; `instance` and `panoptic` turn its maps into objects and one
 picture; `semantic`, `panoptic` and chapter 7's `detection.coco` with `mask_iou` measure; `rle` stores masks as COCO
-does; `classical` needs no training; `shipped` loads what the recipe trained, `pretrained` torchvision's networks.
+does; `painting` shows; `classical` needs no training; `shipped` loads what the recipe trained, `pretrained` what
+torchvision offers.
 """
 
 from course_lib.segmentation import rle
@@ -11,6 +12,7 @@ from course_lib.segmentation.evaluation import STUFF, THINGS, answer, evaluate, 
 from course_lib.segmentation.instance import Instances, centre_targets, find_centres, group, instances, mask_iou
 from course_lib.segmentation.losses import cross_entropy, dice, dice_loss
 from course_lib.segmentation.network import OFFSET_UNIT, Maps, SegmentationNet
+from course_lib.segmentation.painting import COLOURS, paint, paint_panoptic, rim
 from course_lib.segmentation.panoptic import Panoptic, Quality, Summary, match, mean_quality, merge, panoptic_quality
 from course_lib.segmentation.pretrained import PretrainedInstances, PretrainedSemantic, load_deeplab, load_mask_rcnn
 from course_lib.segmentation.semantic import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
@@ -18,6 +20,7 @@ from course_lib.segmentation.shipped import load
 from course_lib.segmentation.training import Targets, mirror, optimiser_and_schedule, segmentation_step
 
 __all__ = [
+    "COLOURS",
     "OFFSET_UNIT",
     "STUFF",
     "THINGS",
@@ -55,9 +58,12 @@ __all__ = [
     "mirror",
     "optimiser_and_schedule",
     "otsu_threshold",
+    "paint",
+    "paint_panoptic",
     "panoptic_quality",
     "pixel_accuracy",
     "predict",
+    "rim",
     "rle",
     "segmentation_step",
     "truth",
