@@ -44,7 +44,8 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W): groups of channels brought to mean 0 and variance 1, then scaled and shifted."""
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        return F.group_norm(wide, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        return F.group_norm(wide, self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 class ResidualBlock(nn.Module):

@@ -17,7 +17,7 @@ from course_lib.base.layers import Downsample, GroupNorm, ResidualBlock, SelfAtt
 
 @dataclass(frozen=True)
 class Config:
-    """What distinguishes one U-Net from another.
+    """What distinguishes one U-Net from another. Numbers that do not fit together raise ValueError.
 
     Attributes:
         channels, out_channels: of the pictures that go in and of the maps that come out; None: as many as go in.
@@ -47,17 +47,18 @@ class Config:
     patch: int = 1
 
     def __post_init__(self) -> None:
-        numbers = (self.channels, self.out_channels or 1, self.width, *self.multipliers, self.blocks, self.patch)
-        if not self.multipliers or min(numbers) < 1 or not 0 <= self.dropout < 1:
+        numbers = (self.channels, self.width, *self.multipliers, self.blocks, self.groups, self.patch)
+        optional = [n for n in (self.out_channels, self.classes, self.vector) if n is not None]
+        if not self.multipliers or min(*numbers, *optional) < 1 or not 0 <= self.dropout < 1:
             raise ValueError(f"expected numbers from 1, at least one level and dropout in [0, 1); got {self}")
-        if any(width % self.groups for width in self.widths):
-            raise ValueError(f"the widths {self.widths} must be multiples of groups = {self.groups}")
+        if any(width % self.groups for width in self.widths) or (self.time and self.width % 2):
+            raise ValueError(
+                f"the widths {self.widths} must be multiples of groups = {self.groups}, and with time even"
+            )
         if not set(self.attention) <= set(range(len(self.multipliers))):
             raise ValueError(f"attention names levels 0 … {len(self.multipliers) - 1}; got {self.attention}")
         if self.conditional and (not self.time or (self.classes is not None and self.vector is not None)):
             raise ValueError("a condition needs time=True, and is either classes or a vector")
-        if self.conditional and (self.classes or self.vector) < 1:
-            raise ValueError(f"expected classes or a vector from 1; got {self.classes or self.vector}")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -92,7 +93,8 @@ class Embedding(nn.Module):
     def forward(self, t: Tensor, condition: Tensor | None, keep: Tensor | None) -> Tensor:
         """e (B, 4 · width); arguments as for `UNet.forward`, already checked."""
         weight = self.mlp[0].weight
-        e = self.mlp(time_features(t.to(weight.dtype), self.config.width))
+        exact = torch.promote_types(weight.dtype, torch.float32)  # bfloat16 cannot tell 999 from 1000
+        e = self.mlp(time_features(t.to(exact), self.config.width).to(weight.dtype))
         if not self.config.conditional:
             return e
         nothing = self.nothing.to(e.dtype)
@@ -160,8 +162,8 @@ class UNet(nn.Module):
             keep: bool (B,), which pictures' conditions count; the others get "no condition". None: all.
 
         Raises:
-            ValueError: other shapes, sides that `config.divisor` does not divide, t or a condition missing or given
-                to a network without, classes out of range.
+            ValueError: other shapes, sides that `config.divisor` does not divide, t missing, t or a condition given to
+                a network without, classes out of range, keep that is not bool.
             TypeError: pictures that are no floats, or classes that are no integers.
         """
         self._check(x, t, condition, keep)
@@ -196,8 +198,10 @@ class UNet(nn.Module):
         if not config.conditional:
             raise ValueError("this network takes no condition")
         expected = (B,) if config.classes else (B, config.vector)
-        if condition.shape != expected or (keep is not None and keep.shape != (B,)):
-            raise ValueError(f"expected a condition {expected} and keep ({B},), got {tuple(condition.shape)}")
+        if condition.shape != expected:
+            raise ValueError(f"expected a condition {expected}, got {tuple(condition.shape)}")
+        if keep is not None and (keep.shape != (B,) or keep.dtype != torch.bool):
+            raise ValueError(f"expected keep ({B},) bool, got {tuple(keep.shape)} {keep.dtype}")
         if config.classes and (condition.is_floating_point() or condition.dtype == torch.bool):
             raise TypeError(f"expected classes as integers, got {condition.dtype}")
         if config.classes and condition.device.type == "cpu" and B:  # elsewhere the look would wait for the GPU

@@ -122,13 +122,12 @@ def _terms(
         x = q_sample(x0, t, drawn, schedule)
         a, b = schedule.at(t, x)
         estimate = (x - b * model(x, torch.full((len(x),), t, device=x.device), condition)) / a
-        c_0, c_t, small, large = posterior_coefficients(t, t - 1, schedule, x)
+        c_0, _, small, large = posterior_coefficients(t, t - 1, schedule, x)
         difference = c_0 * (x0 - estimate)  # of the means of q and of p_θ
-        if t == 1:
-            if variance == "small":
-                large = posterior_coefficients(min(2, schedule.T), 1, schedule, x)[2] if schedule.T > 1 else large
-            mean = c_0 * estimate + c_t * x
-            found = -_log_likelihood(x0, mean, large.sqrt(), bins)
+        if t == 1:  # the posterior is X_0 itself, without variance, and its mean the estimate
+            if variance == "small" and schedule.T > 1:
+                large = posterior_coefficients(2, 1, schedule, x)[2]
+            found = -_log_likelihood(x0, estimate, large.sqrt(), bins)
         else:
             sigma2 = small if variance == "small" else large
             found = 0.5 * ((small + difference.square()) / sigma2 - 1 - (small / sigma2).log())

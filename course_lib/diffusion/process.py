@@ -23,8 +23,7 @@ def q_sample(x0: Tensor, t: Tensor | int, noise: Tensor, schedule: Schedule) -> 
     Raises:
         ValueError: shapes that differ, times out of range.
     """
-    if noise.shape != x0.shape:
-        raise ValueError(f"expected noise {tuple(x0.shape)}, got {tuple(noise.shape)}")
+    _check_noise(noise, x0)
     a, s = schedule.at(t, x0)
     return a * x0 + s * noise
 
@@ -33,10 +32,10 @@ def q_step(x: Tensor, t: int, noise: Tensor, schedule: Schedule) -> Tensor:
     """One step of the chain: X_t = √(1 − β_t) X_{t−1} + √β_t ε (equation 2), for t from 1.
 
     Raises:
-        ValueError: a time out of range.
+        ValueError: shapes that differ, a time out of range.
     """
-    schedule.check(torch.tensor(t), 1)
-    beta = schedule.pick(schedule.beta, t, x)
+    _check_noise(noise, x)
+    beta = schedule.pick(schedule.beta, t, x, low=1)
     return (1 - beta).sqrt() * x + beta.sqrt() * noise
 
 
@@ -49,12 +48,17 @@ def posterior_coefficients(t: Tensor | int, s: Tensor | int, schedule: Schedule,
     Returns:
         c_0, c_t, β̃, β, shaped as `Schedule.at` does: the mean is c_0 X_0 + c_t X_t, the variance β̃, and β is that of
         the forward step from s to t.
+
+    Raises:
+        ValueError: times out of range, or s that is not before t.
     """
     # In float64 to the end: 1 − ᾱ_t/ᾱ_s is the difference of numbers that are nearly equal.
     wide = like.new_empty(like.shape[:1] + (1,) * (like.ndim - 1), dtype=torch.float64, device="cpu")
     t, s = (time.cpu() if isinstance(time, Tensor) else time for time in (t, s))
-    now, then = (schedule.pick(schedule.alpha_bar, time, wide) for time in (t, s))
+    now, then = schedule.pick(schedule.alpha_bar, t, wide, low=1), schedule.pick(schedule.alpha_bar, s, wide)
     beta = 1 - now / then
+    if not (beta > 0).all():
+        raise ValueError(f"expected s < t, got {s} and {t}")
     c_0 = then.sqrt() * beta / (1 - now)
     c_t = (now / then).sqrt() * (1 - then) / (1 - now)
     return tuple(c.to(like.device, like.dtype) for c in (c_0, c_t, beta * (1 - then) / (1 - now), beta))
@@ -65,14 +69,21 @@ def posterior(x0: Tensor, x: Tensor, t: Tensor | int, schedule: Schedule) -> tup
 
     Args:
         x0, x: (B, …), X_0 and X_t.
+
+    Raises:
+        ValueError: times out of range.
     """
     c_0, c_t, variance, _ = posterior_coefficients(t, t - 1, schedule, x)
     return c_0 * x0 + c_t * x, variance
 
 
 def mu_from_epsilon(x: Tensor, t: Tensor | int, epsilon: Tensor, schedule: Schedule) -> Tensor:
-    """μ_θ(X_t, t) = (X_t − β_t/√(1 − ᾱ_t) ε_θ)/√(1 − β_t) (equation 11), for t from 1."""
-    _, s = schedule.at(t, x)
+    """μ_θ(X_t, t) = (X_t − β_t/√(1 − ᾱ_t) ε_θ)/√(1 − β_t) (equation 11), for t from 1.
+
+    Raises:
+        ValueError: times out of range.
+    """
+    _, s = schedule.at(t, x, low=1)
     beta = schedule.pick(schedule.beta, t, x)
     return (x - beta / s * epsilon) / (1 - beta).sqrt()
 
@@ -84,11 +95,11 @@ def target(kind: Kind, x0: Tensor, noise: Tensor, t: Tensor | int, schedule: Sch
     |---|---|---|
     | `epsilon` | ε | the lecture's; Ho et al. 2020 |
     | `x0` | X_0 | the clean picture |
-    | `v` | √ᾱ_t ε − √(1 − ᾱ_t) X_0 | Salimans & Ho 2022, appendix D; finite in sense at both ends |
+    | `v` | √ᾱ_t ε − √(1 − ᾱ_t) X_0 | Salimans & Ho 2022, appendix D; means something at both ends |
     | `mu` | the mean of q(X_{t−1} given X_t, X_0) | what the reverse process needs |
 
     Raises:
-        ValueError: another kind.
+        ValueError: another kind, or times out of range; of `mu`, t = 0.
     """
     if kind == "epsilon":
         return noise
@@ -105,7 +116,7 @@ def to_x0(kind: Kind, prediction: Tensor, x: Tensor, t: Tensor | int, schedule: 
     """The estimate of X_0 that a prediction of some kind amounts to, at X_t = x.
 
     Raises:
-        ValueError: another kind; of `mu`, t = 0.
+        ValueError: another kind, or times out of range; of `mu`, t = 0.
     """
     if kind == "x0":
         return prediction
@@ -123,14 +134,19 @@ def to_epsilon(kind: Kind, prediction: Tensor, x: Tensor, t: Tensor | int, sched
     """The estimate of the noise ε that a prediction of some kind amounts to, at X_t = x, for t from 1.
 
     Raises:
-        ValueError: another kind.
+        ValueError: another kind, or times out of range.
     """
     if kind == "epsilon":
         return prediction
-    a, s = schedule.at(t, x)
+    a, s = schedule.at(t, x, low=1)
     if kind == "v":
         return s * x + a * prediction
     return (x - a * to_x0(kind, prediction, x, t, schedule)) / s
+
+
+def _check_noise(noise: Tensor, x: Tensor) -> None:
+    if noise.shape != x.shape:
+        raise ValueError(f"expected noise {tuple(x.shape)}, got {tuple(noise.shape)}")
 
 
 def _check(kind: str) -> None:

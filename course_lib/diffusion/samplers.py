@@ -1,13 +1,15 @@
 """From noise to data: DDPM's ancestral sampler, DDIM, DPM-Solver++(2M), and Heun's method.
 
 Each is a generator over falling times t_1 > t_2 > … that yields a `State` a step, so that a lesson can draw what
-happens, and memory does not grow with the number of steps; `last` runs one to its end. With the angle φ of
-√ᾱ = cos φ, √(1 − ᾱ) = sin φ, the deterministic ones solve dX/dφ = cos φ ε_θ − sin φ X̂_0, the probability-flow ODE
-(Song et al. 2021, equation 13), along which X_T turns into data without any fresh noise.
+happens, and memory does not grow with the number of steps; `last` runs one to its end. (A generator begins, and
+complains of its arguments, when its first state is asked for.) With the angle φ of √ᾱ = cos φ, √(1 − ᾱ) = sin φ, the
+deterministic ones solve dX/dφ = cos φ ε_θ − sin φ X̂_0, the probability-flow ODE (Song et al. 2021, equation 13), along
+which X_T turns into data without any fresh noise.
 """
 
 import collections
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,7 +56,7 @@ def ddpm(
         x: X_T ~ N(0, I), (B, …); it begins at times[0].
         schedule: of the forward process.
         times: falling whole numbers, T … 0; None: all of them. With gaps, the steps are those of the chain of the times
-            that remain (Nichol & Dhariwal 2021, section 4). Reaching 0 needs as many calls as there are steps.
+            that remain (Nichol & Dhariwal 2021, section 4).
         condition: handed to the model.
         noise: where each step's ε comes from: a generator, tensors of x's shape, or torch's own (None). The step to
             t = 0 needs none.
@@ -62,8 +64,9 @@ def ddpm(
         clip: clamps each X̂_0 to [-clip, clip]: 1 for pictures, whose pixels end there; None does not.
 
     Raises:
-        ValueError: times that do not fall from T or less to 0 or more, noise of another shape or that ends too early,
-            another variance, x that holds NaN or infinity, or a model that changes x's shape.
+        ValueError: times that do not fall from T or less to 0 or more, noise of another shape, with NaN, or that ends
+            too early, another variance, x that holds NaN or infinity, or a model that changes x's shape.
+        TypeError: times that are not whole.
     """
     if variance not in ("small", "large"):
         raise ValueError(f"expected variance small or large, got {variance!r}")
@@ -95,7 +98,7 @@ def ddim(
     is `ddpm` with the small variance.
 
     Args:
-        eta: η ≥ 0, at most 1.
+        eta: η, from 0 to 1.
         model, x, schedule, times, condition, noise, clip: as for `ddpm`.
 
     Raises:
@@ -183,7 +186,7 @@ def _start(x: Tensor, schedule: Schedule, times: Sequence[int] | None) -> list[t
     """The steps (t, s), once all that could be wrong with the arguments is known to be right."""
     if not x.is_floating_point() or not x.isfinite().all():
         raise ValueError(f"expected x of finite floats; got {x.dtype}{'' if x.isfinite().all() else ' with NaN or ∞'}")
-    times = list(range(schedule.T, -1, -1)) if times is None else [int(t) for t in times]
+    times = list(range(schedule.T, -1, -1)) if times is None else [operator.index(t) for t in times]
     steps = list(itertools.pairwise(times))
     if not steps or times[0] > schedule.T or times[-1] < 0 or any(t <= s for t, s in steps):
         raise ValueError(f"expected at least two falling times between {schedule.T} and 0; got {times[:8]}")
@@ -212,7 +215,7 @@ def _fresh(noise: Noise, x: Tensor) -> Iterator[Tensor]:
         while True:
             yield torch.randn(x.shape, generator=noise, device=device, dtype=x.dtype).to(x.device)
     for given in noise:
-        if given.shape != x.shape:
-            raise ValueError(f"expected noise {tuple(x.shape)}, got {tuple(given.shape)}")
+        if given.shape != x.shape or not given.isfinite().all():
+            raise ValueError(f"expected noise {tuple(x.shape)} of finite numbers, got {tuple(given.shape)}")
         yield given
     raise ValueError("the noise given ends before the steps do")

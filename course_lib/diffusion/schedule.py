@@ -5,6 +5,7 @@ handed out in the precision and on the device of the pictures, so that 1 − ᾱ
 """
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,12 +50,13 @@ class Schedule:
         """The signal-to-noise ratio ᾱ_t/(1 − ᾱ_t) (T + 1,) float64; infinite at t = 0."""
         return self.alpha_bar / (1 - self.alpha_bar)
 
-    def at(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def at(self, t: Tensor | int, like: Tensor, low: int = 0) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 − ᾱ_t), for multiplication with pictures.
 
         Args:
-            t: a time, or int64 (B,), one for each picture; 0 … T.
+            t: a time, or int64 (B,), one for each picture; low … T.
             like: (B, …), whose dtype, device and number of dimensions they get.
+            low: 1 where t = 0 has no meaning.
 
         Returns:
             (B, 1, …) each, or scalars () for one time.
@@ -63,21 +65,22 @@ class Schedule:
             ValueError: a time out of range (on a GPU, torch's own error), or another number of times.
             TypeError: times that are not whole.
         """
-        return self.pick(self.alpha_bar.sqrt(), t, like), self.pick((1 - self.alpha_bar).sqrt(), t, like)
+        return self.pick(self.alpha_bar.sqrt(), t, like, low), self.pick((1 - self.alpha_bar).sqrt(), t, like, low)
 
-    def pick(self, table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
+    def pick(self, table: Tensor, t: Tensor | int, like: Tensor, low: int = 0) -> Tensor:
         """The entries of a table (T + 1,) float64 at times t, shaped as `at` describes, with its errors."""
+        entries = table.to(like.device, like.dtype)
         if isinstance(t, Tensor):
             if t.is_floating_point() or t.dtype == torch.bool:
                 raise TypeError(f"expected whole times, got {t.dtype}")
             if t.shape != like.shape[:1]:
                 raise ValueError(f"expected {len(like)} times, one for each picture; got {tuple(t.shape)}")
             if t.device.type == "cpu":
-                self.check(t)
-        else:
-            self.check(torch.tensor(t))
-        entries = table.to(like.device, like.dtype) if like.device.type != "cpu" else table.to(like.dtype)
-        return entries[t] if isinstance(t, int) else entries[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
+                self.check(t, low)
+            return entries[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
+        t = operator.index(t)
+        self.check(torch.tensor(t), low)
+        return entries[t]
 
     def check(self, t: Tensor, low: int = 0) -> None:
         """Raises ValueError for times below `low` or above T."""
@@ -123,8 +126,10 @@ def linear(T: int = 1000) -> Schedule:
     """β rises evenly from 10⁻⁴ to 0.02 in T = 1000 steps (Ho et al. 2020, section 4); for other T, times 1000/T.
 
     Raises:
-        ValueError: T so small (20 or less) that a β would reach 1.
+        ValueError: T of 20 or less, where a β would reach 1.
     """
+    if T <= 20:
+        raise ValueError(f"expected T > 20, got {T}")
     return from_betas(torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * (1000 / T))
 
 
