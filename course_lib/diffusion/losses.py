@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from course_lib.diffusion.denoiser import Denoiser, Model
-from course_lib.diffusion.process import Kind, posterior_coefficients, q_sample, target
+from course_lib.diffusion.process import Kind, Noise, fresh, posterior_coefficients, q_sample, target
 from course_lib.diffusion.schedule import Schedule
 
 
@@ -77,7 +77,7 @@ def bound_terms(
     schedule: Schedule,
     condition: Tensor | None = None,
     *,
-    noise: torch.Generator | None = None,
+    noise: Noise = None,
     variance: Literal["small", "large"] = "small",
     bins: int | None = 256,
 ) -> Tensor:
@@ -89,15 +89,16 @@ def bound_terms(
     Args:
         model: ε_θ(x, t, condition).
         x0: (B, …). With bins: 8-bit pictures as 2·k/255 − 1.
-        noise: the generator of X_t; None: torch's own.
-        variance: σ_t² of p_θ, β̃_t ("small"; at t = 1, where that is 0, β̃_2) or β_t ("large").
+        noise: the ε of X_1, X_2, …, each of x0's shape: a generator, tensors, or torch's own (None).
+        variance: σ_t² of p_θ, β̃_t ("small"; at t = 1, where that is 0, β̃_2) or β_t ("large"). For data that has a
+            density, the bound is tight as T → ∞ with "large" only: near the data, β̃_t is too small.
         bins: 256: L_0 is the probability of the pixel's bin (equation 13). None: data is continuous, L_0 a density.
 
     Returns:
         (B, T + 1) float64, on the CPU.
 
     Raises:
-        ValueError: another variance, no pictures, or NaN.
+        ValueError: another variance, no pictures, NaN, or noise of another shape or that ends too early.
     """
     if variance not in ("small", "large") or not len(x0) or not x0.isfinite().all():
         raise ValueError(f"expected variance small or large, and finite data; got {variance!r}, {tuple(x0.shape)}")
@@ -111,15 +112,13 @@ def _terms(
     x0: Tensor,
     schedule: Schedule,
     condition: Tensor | None,
-    noise: torch.Generator | None,
+    noise: Noise,
     variance: str,
     bins: int | None,
 ) -> Iterator[Tensor]:
     """L_0 … L_{T−1}, (B,) each."""
-    device = x0.device if noise is None else noise.device
-    for t in range(1, schedule.T + 1):
-        drawn = torch.randn(x0.shape, generator=noise, device=device, dtype=x0.dtype).to(x0.device)
-        x = q_sample(x0, t, drawn, schedule)
+    for t, epsilon in zip(range(1, schedule.T + 1), fresh(noise, x0), strict=False):
+        x = q_sample(x0, t, epsilon, schedule)
         a, b = schedule.at(t, x)
         estimate = (x - b * model(x, torch.full((len(x),), t, device=x.device), condition)) / a
         c_0, _, small, large = posterior_coefficients(t, t - 1, schedule, x)

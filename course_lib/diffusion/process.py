@@ -3,6 +3,7 @@
 All functions take pictures (B, …) and times t: a number, or int64 (B,). X_0 is the data, around [-1, 1] for pictures.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from course_lib.diffusion.schedule import Schedule
 
 Kind = Literal["epsilon", "x0", "v", "mu"]
 KINDS = ("epsilon", "x0", "v", "mu")
+Noise = torch.Generator | Iterable[Tensor] | None  # where ε comes from: see `fresh`
 
 
 def q_sample(x0: Tensor, t: Tensor | int, noise: Tensor, schedule: Schedule) -> Tensor:
@@ -142,6 +144,27 @@ def to_epsilon(kind: Kind, prediction: Tensor, x: Tensor, t: Tensor | int, sched
     if kind == "v":
         return s * x + a * prediction
     return (x - a * to_x0(kind, prediction, x, t, schedule)) / s
+
+
+def fresh(noise: Noise, like: Tensor) -> Iterator[Tensor]:
+    """ε ~ N(0, I) of the shape, dtype and device of `like` (B, …), time after time.
+
+    Args:
+        noise: a generator, tensors of that shape to be used one after the other, or None: torch's own generator.
+
+    Raises:
+        ValueError: when its turn comes, a tensor of another shape or with NaN; or when there is none left.
+    """
+    if noise is None or isinstance(noise, torch.Generator):
+        device = like.device if noise is None else noise.device
+        while True:
+            yield torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype).to(like.device)
+    for given in noise:
+        _check_noise(given, like)
+        if not given.isfinite().all():
+            raise ValueError("expected noise of finite numbers, got NaN or infinity")
+        yield given
+    raise ValueError("the noise given ends before the steps do")
 
 
 def _check_noise(noise: Tensor, x: Tensor) -> None:

@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 
 from course_lib.diffusion.denoiser import Model
-from course_lib.diffusion.process import posterior_coefficients
+from course_lib.diffusion.process import Noise, fresh, posterior_coefficients
 from course_lib.diffusion.schedule import Schedule
-
-Noise = torch.Generator | Iterable[Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ def ddpm(
         times: falling whole numbers, T … 0; None: all of them. With gaps, the steps are those of the chain of the times
             that remain (Nichol & Dhariwal 2021, section 4).
         condition: handed to the model.
-        noise: where each step's ε comes from: a generator, tensors of x's shape, or torch's own (None). The step to
-            t = 0 needs none.
+        noise: where each step's ε comes from: a generator, tensors of x's shape, or torch's own (None); see
+            `process.fresh`. The step to t = 0 needs none.
         variance: σ_t² as β̃_t ("small", right for data that is one point) or β_t ("large", right for N(0, I) data).
         clip: clamps each X̂_0 to [-clip, clip]: 1 for pictures, whose pixels end there; None does not.
 
@@ -70,13 +68,13 @@ def ddpm(
     """
     if variance not in ("small", "large"):
         raise ValueError(f"expected variance small or large, got {variance!r}")
-    steps, fresh = _start(x, schedule, times), _fresh(noise, x)
+    steps, drawn = _start(x, schedule, times), fresh(noise, x)
     for t, s in steps:
         x0, _ = _estimate(model, x, t, condition, schedule, clip)
         c_0, c_t, small, large = posterior_coefficients(t, s, schedule, x)
         x = c_0 * x0 + c_t * x
         if s > 0:
-            x = x + (small if variance == "small" else large).sqrt() * next(fresh)
+            x = x + (small if variance == "small" else large).sqrt() * next(drawn)
         yield State(s, x, x0)
 
 
@@ -106,14 +104,14 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"expected eta in [0, 1], got {eta}")
-    steps, fresh = _start(x, schedule, times), _fresh(noise, x)
+    steps, drawn = _start(x, schedule, times), fresh(noise, x)
     for t, s in steps:
         x0, epsilon = _estimate(model, x, t, condition, schedule, clip)
         a, b = schedule.at(s, x)
         variance = eta**2 * posterior_coefficients(t, s, schedule, x)[2]
         x = a * x0 + (b**2 - variance).clamp_min(0).sqrt() * epsilon
         if eta > 0 and s > 0:
-            x = x + variance.sqrt() * next(fresh)
+            x = x + variance.sqrt() * next(drawn)
         yield State(s, x, x0)
 
 
@@ -206,16 +204,3 @@ def _estimate(
         return x0, epsilon
     x0 = x0.clamp(-clip, clip)
     return x0, (x - a * x0) / b
-
-
-def _fresh(noise: Noise, x: Tensor) -> Iterator[Tensor]:
-    """Noise for step after step, drawn or given."""
-    if noise is None or isinstance(noise, torch.Generator):
-        device = x.device if noise is None else noise.device
-        while True:
-            yield torch.randn(x.shape, generator=noise, device=device, dtype=x.dtype).to(x.device)
-    for given in noise:
-        if given.shape != x.shape or not given.isfinite().all():
-            raise ValueError(f"expected noise {tuple(x.shape)} of finite numbers, got {tuple(given.shape)}")
-        yield given
-    raise ValueError("the noise given ends before the steps do")
