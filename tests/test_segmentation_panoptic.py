@@ -262,6 +262,8 @@ def test_things_have_a_white_rim_and_stuff_keeps_its_colour():
     picture = painting.paint_panoptic(Panoptic(ids, {1: 9, 2: 0}))
     assert (picture[:, 1, 1:6] == 1).all() and (picture[:, 3, 3] != 1).any()
     torch.testing.assert_close(picture[:, 0, 0], painting.palette()[9])
+    large = painting.paint_panoptic(Panoptic(ids, {1: 9, 2: 0}), scale=3)
+    assert large.shape == (3, 21, 24) and int((large == 1).all(0).sum()) == 4 * 14, "a line of one large pixel"
     assert painting.rim(ids == 2).sum() == 16 and not painting.rim(torch.ones(3, 3).bool()).any()
 
 

@@ -12,7 +12,7 @@ from course_lib.segmentation.evaluation import STUFF, THINGS, answer, evaluate, 
 from course_lib.segmentation.instance import Instances, centre_targets, find_centres, group, instances, mask_iou
 from course_lib.segmentation.losses import cross_entropy, dice, dice_loss
 from course_lib.segmentation.network import OFFSET_UNIT, Maps, SegmentationNet
-from course_lib.segmentation.painting import COLOURS, paint, paint_panoptic, rim
+from course_lib.segmentation.painting import COLOURS, enlarge, paint, paint_panoptic, rim
 from course_lib.segmentation.panoptic import Panoptic, Quality, Summary, match, mean_quality, merge, panoptic_quality
 from course_lib.segmentation.pretrained import PretrainedInstances, PretrainedSemantic, load_deeplab, load_mask_rcnn
 from course_lib.segmentation.semantic import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
@@ -41,6 +41,7 @@ __all__ = [
     "depth",
     "dice",
     "dice_loss",
+    "enlarge",
     "evaluate",
     "find_centres",
     "flatten",

@@ -40,18 +40,23 @@ def paint(classes: Tensor) -> Tensor:
     return colours[torch.where((classes >= 0) & (classes < n), classes, n)].movedim(-1, -3)
 
 
-def paint_panoptic(panoptic: Panoptic) -> Tensor:
-    """A panoptic map as a picture (3, H, W): the colours of the classes, and a white line around each thing.
+def paint_panoptic(panoptic: Panoptic, scale: int = 1) -> Tensor:
+    """A panoptic map as a picture (3, scale · H, scale · W): the classes' colours, and a white line around each thing.
 
-    Neighbours of one class differ a little in brightness, too.
+    Neighbours of one class differ a little in brightness, too. A larger scale makes the line thinner.
     """
-    picture = paint(panoptic.semantic())
+    picture, ids = enlarge(paint(panoptic.semantic()), scale), enlarge(panoptic.ids, scale)
     for number, (segment, label) in enumerate(panoptic.labels.items()):
         if label < len(scenes.THINGS):
-            mask = panoptic.ids == segment
+            mask = ids == segment
             picture[:, mask] = picture[:, mask] + (0.3, 0.0, 0.15)[number % 3] * (1 - picture[:, mask])
             picture[:, rim(mask)] = 1.0
     return picture
+
+
+def enlarge(picture: Tensor, scale: int) -> Tensor:
+    """(..., H, W) → (..., scale · H, scale · W): every pixel becomes a square."""
+    return picture.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
 def rim(mask: Tensor) -> Tensor:
