@@ -47,7 +47,7 @@ class Preset:
 PRESETS = {
     "diffusion_mnist": Preset("mnist", steps=3500),
     "diffusion_fashion_mnist": Preset("fashion_mnist", steps=2500),
-    "diffusion_cats": Preset("cats", steps=6000, batch_size=64, lr=1e-3, average=0.9995, drop=None, mirror=True),
+    "diffusion_cats": Preset("cats", steps=4000, batch_size=64, lr=1e-3, average=0.9995, drop=None, mirror=True),
 }
 
 
