@@ -1,0 +1,69 @@
+"""benchmarks/diffusion.py: a small run of it, and what its bars say of given figures."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from course_lib.base.scores import Score
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "diffusion.py"
+PEER = importlib.util.find_spec("diffusers") is not None
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("diffusion_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_quick_run_of_what_needs_no_data(benchmark, tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    met = benchmark.main(["--quick", "--only", "step", "race", "live", "memory", "--json", str(figures)])
+    report, printed = json.loads(figures.read_text()), capsys.readouterr()
+    parts = report["parts"]
+    assert report["bars"] == met and met["memory does not grow with the number of steps"]
+    assert ("step" in parts) == ("race" in parts) == PEER
+    assert PEER or "diffusers is not installed" in printed.err
+    assert 1 <= parts["live"]["seed 0"]["seconds"] < 10 and parts["live"]["seed 0"]["steps"] >= 1
+    assert parts["live"]["real digits"]["agreement"]["value"] > 0.97
+    if PEER:
+        assert parts["step"]["diffusers, float32"]["ratio"] == 1
+        assert all(row["images a second"] > 0 for row in parts["step"].values())
+        assert parts["race"]["ours"]["steps"] == parts["race"]["diffusers, the usual settings"]["steps"] == 4
+    for name in parts:
+        assert f"\n{name}\n" in printed.out
+
+
+def test_without_mnist_the_samplers_are_left_out(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark.datasets, "is_available", lambda name: False)
+    assert benchmark.main(["--quick", "--only", "sampling"]) == {}
+    assert "MNIST is neither in COURSE_DATA nor downloaded" in capsys.readouterr().err
+
+
+def test_bars_know_what_is_missed(benchmark):
+    def score(value):
+        return Score(value, value, value, 1)
+
+    live = {f"seed {i}": {"seconds": 45, "agreement": score(v)} for i, v in enumerate((0.99, 0.96))}
+    live |= {"real digits": {"agreement": score(0.9)}}  # is no student
+    for row in list(live.values())[:2]:
+        row["agreement, guidance 2"] = score(1.0)
+    found = {
+        "step": {"ours, as the loop runs it": {"ratio": 1.6}},
+        "race": {
+            "ours": {"seconds": 9, "reached": True},
+            "diffusers, the usual settings": {"seconds": 5, "reached": False},
+        },
+        "live": live,
+        "sampling": {"DDPM, 1000": {"Fréchet distance": score(1.0)}, "DDIM": {"Fréchet distance": score(1.06)}},
+        "memory": {"DDPM": {"20 steps": 5, "1000 steps": 6}},
+    }
+    assert list(benchmark.bars(found).values()) == [True, True, False, True, False, False]
+    found["sampling"]["Heun"] = {"Fréchet distance": score(0.9)}
+    found["race"]["diffusers, the usual settings"]["reached"] = True
+    found["memory"]["DDPM"]["1000 steps"] = 5
+    assert list(benchmark.bars(found).values()) == [True, False, False, True, True, True]
