@@ -41,8 +41,8 @@ class Preset:
 
 
 PRESETS = {
-    "scenes": Preset(steps=5000, batch_size=32, lr=2e-3, pictures=10_000),
-    "pedestrians": Preset(steps=1500, batch_size=16, lr=1e-3),
+    "scenes": Preset(steps=3000, batch_size=32, lr=2e-3, pictures=6000),
+    "pedestrians": Preset(steps=900, batch_size=16, lr=1e-3),
 }
 
 
@@ -57,7 +57,7 @@ def vary_photographs(pictures: Tensor, boxes: Tensor, labels: Tensor, rng: torch
     return SQUARES(detection.recoloured(pictures, rng), boxes, labels, rng)
 
 
-SQUARES = detection.random_squares(160, zoom=(0.4, 1.1))
+SQUARES = detection.random_squares(detection.PEDESTRIAN_SIDE, zoom=(0.35, 1.0))
 
 
 @dataclasses.dataclass

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import urllib.error
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from course_lib import detection
 from course_lib.base import checkpoints, features, scenes
 from course_lib.base.pictures import DownloadError, OfflineError
 from course_lib.base.training import Loop
-from course_lib.detection import Objects, pedestrians
+from course_lib.detection import Objects, pedestrians, pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 PEDESTRIANS = Path(os.environ.get("COURSE_DATA") or os.devnull) / "pennfudan"
@@ -612,12 +613,49 @@ def test_perceptual_backbone_goes_on_from_the_embedded_network():
     assert all("convolutions.3" in name or "convolutions.4" in name for name in learning) and len(learning) == 6
 
 
-# What ships, and the pedestrians
+# What ships, what torchvision has, and the pedestrians
 
 
 def test_unknown_detectors_are_refused():
     with pytest.raises(ValueError, match="expected a detector of detector_scenes, detector_pedestrians; got 'yolo'"):
         detection.load("yolo")
+
+
+def test_pretrained_offline_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(OfflineError, match="Faster R-CNN is not cached, and COURSE_OFFLINE forbids"):
+        detection.load_pretrained()
+
+
+def test_pretrained_without_a_connection_says_so(monkeypatch):
+    def refuse(**_):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
+    monkeypatch.setattr(pretrained.zoo, "fasterrcnn_mobilenet_v3_large_320_fpn", refuse)
+    with pytest.raises(DownloadError, match="could not be downloaded: .*no route"):
+        detection.load_pretrained()
+
+
+def test_pretrained_gives_objects_with_names(monkeypatch):
+    """With random weights in place of the download: torchvision's own network, read as ours are."""
+    build = pretrained.zoo.fasterrcnn_mobilenet_v3_large_320_fpn
+    torch.manual_seed(0)
+    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
+    monkeypatch.setattr(
+        pretrained.zoo,
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        lambda weights: build(weights=None, weights_backbone=None, box_score_thresh=0.0),
+    )
+    detector = detection.load_pretrained()
+    assert detector.names[1] == "person" and len(detector.names) == 91
+    found = detector(torch.rand(2, 3, 60, 80), minimum=0.0)
+    assert len(found) == 2
+    for each in found:
+        assert len(each) > 0 and (each.scores.diff() <= 0).all() and each.labels.max() < 91
+        assert (each.shapes[:, 2] <= 80).all() and (each.shapes[:, 3] <= 60).all()
+    assert all(len(each) == 0 for each in detector(torch.rand(1, 3, 60, 80), minimum=1.1))
 
 
 @pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")

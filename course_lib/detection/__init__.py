@@ -44,6 +44,7 @@ from course_lib.detection.network import (
     to_boxes,
 )
 from course_lib.detection.pedestrians import HELD_OUT, Photograph, load_pedestrians, on_canvas
+from course_lib.detection.pretrained import Pretrained, load_pretrained
 from course_lib.detection.shipped import PEDESTRIAN_SIDE, SHIPPED, load
 from course_lib.detection.suppression import nms, soft_nms
 from course_lib.detection.training import Annotated, detection_step, optimiser_and_schedule, padded
@@ -68,6 +69,7 @@ __all__ = [
     "PerceptualBackbone",
     "Photograph",
     "Prediction",
+    "Pretrained",
     "Residual",
     "SmallBackbone",
     "Vary",
@@ -93,6 +95,7 @@ __all__ = [
     "iou",
     "load",
     "load_pedestrians",
+    "load_pretrained",
     "match_anchors",
     "mirrored",
     "nms",

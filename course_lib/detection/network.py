@@ -77,7 +77,7 @@ class SmallBackbone(nn.Module):
         widths: channels of the stem (stride 2) and of every level after it.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 96, 128)) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 64, 96)) -> None:
         super().__init__()
         self.widths = tuple(widths[1:])
         self.stem = nn.Sequential(
@@ -102,7 +102,7 @@ class PerceptualBackbone(nn.Module):
         widths: channels of the two levels, at strides 16 and 32.
     """
 
-    def __init__(self, widths: Sequence[int] = (96, 96)) -> None:
+    def __init__(self, widths: Sequence[int] = (64, 64)) -> None:
         super().__init__()
         blocks = EMBEDDED_WIDTHS[:4]
         self.widths = (blocks[2][-1], blocks[3][-1], *widths)

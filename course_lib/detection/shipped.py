@@ -7,7 +7,7 @@ import torch
 from course_lib.base import checkpoints, scenes
 from course_lib.detection.network import Detector, PerceptualBackbone
 
-PEDESTRIAN_SIDE = 192  # pixels: the shorter side of photographs that the pedestrian detector is made for
+PEDESTRIAN_SIDE = 160  # pixels: the shorter side of photographs that the pedestrian detector is made for
 SHIPPED: dict[str, Callable[[], Detector]] = {
     "detector_scenes": lambda: Detector(len(scenes.THINGS)),
     "detector_pedestrians": lambda: Detector(1, PerceptualBackbone()),

@@ -1,0 +1,54 @@
+"""The benchmark of chapter 7 runs, and its bars can fail."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "detection.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("detection_benchmark", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("times", "score", "met"), [(1.9, 0.86, [True, True]), (2.1, 0.84, [False, False])])
+def test_bars_hold_for_the_worst_of_all(benchmark, times, score, met):
+    rows = {
+        "NMS": {"times": times},
+        "IoU": {"times": 0.5},
+        "live, seed 0": {"AP50": 0.9},
+        "live, seed 1": {"AP50": score},
+        "detector_scenes, other scenes": {"AP50": 0.1},
+    }
+    claims = benchmark.bars(rows)
+    assert list(claims.values()) == met
+    first, second = claims
+    assert f"{times:.2f}" in first and f"{score:.3f}" in second
+    assert benchmark.bars({}) == {}
+
+
+def test_it_runs(benchmark, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    met = benchmark.main(["--quick", "--json", str(tmp_path / "detection.json")])
+    report = json.loads((tmp_path / "detection.json").read_text(encoding="utf-8"))
+    assert report["bars"] == met and len(met) == 2
+    rows = report["rows"]
+    assert {"ours, ms", "torchvision, ms", "times"} == rows["NMS, 50 boxes, close"].keys()
+    assert rows["live, seed 0"]["steps"] >= 1 and 0 <= rows["live, seed 0"]["AP50"] <= 1
+    assert rows["detector_scenes, other scenes"]["AP50"] > 0.9
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in rows) and all(claim in printed for claim in met)
+
+
+def test_without_photographs_it_says_so(benchmark, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    benchmark.main(["--quick", "--only", "shipped"])
+    assert "Penn-Fudan is not at hand" in capsys.readouterr().out
