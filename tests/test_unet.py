@@ -214,10 +214,11 @@ def test_bfloat16_is_nearly_the_same(config):
     assert found.dtype == torch.bfloat16
     parameters = list(network.parameters())
     exact, rounded = (torch.autograd.grad(y.float().square().sum(), parameters) for y in (expected, found))
-    for a, b in zip([expected, *exact], [found, *rounded], strict=True):
-        assert (a - b.float()).norm() < 0.05 * a.norm()
+    assert (found.float() - expected).norm() < 0.04 * expected.norm()
+    for a, b in zip(exact, rounded, strict=True):
+        assert (a - b).norm() < 0.1 * a.norm()
     found = network.bfloat16()(x.bfloat16(), t, condition, keep)
-    assert (found.float() - expected).norm() < 0.05 * expected.norm()
+    assert (found.float() - expected).norm() < 0.04 * expected.norm()
 
 
 # Bad input

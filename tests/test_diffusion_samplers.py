@@ -1,0 +1,442 @@
+"""Samplers where the best denoiser is known: whatever they get wrong is their own fault.
+
+For Gaussian data every sampler is an affine map of the noise it is given, so its mean and covariance can be read off
+without drawing; and the probability-flow ODE has a solution in closed form. For a mixture, scipy solves it.
+"""
+
+import functools
+import gc
+import itertools
+import math
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+
+from course_lib import diffusion
+from course_lib.diffusion import ddim, ddpm, dpm_solver, heun
+
+drawn = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+SAMPLERS = (ddpm, ddim, dpm_solver, heun)
+each_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.__name__)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=rng(seed), dtype=torch.float64)
+
+
+def float64(*rows) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+MEAN = float64(1.0, -0.5, 0.3)
+ROOT = float64([1.0, 0.0, 0.0], [0.6, 0.5, 0.0], [-0.3, 0.2, 0.25])
+COVARIANCE = ROOT @ ROOT.T  # its eigenvalues are 0.04, 0.26 and 1.5
+SCALE = (COVARIANCE.diag()[:, None] * COVARIANCE.diag()).sqrt()
+
+
+def blob(schedule: diffusion.Schedule) -> diffusion.Mixture:
+    return diffusion.gaussian(MEAN, COVARIANCE, schedule)
+
+
+WEIGHTS, MEANS = float64(0.3, 0.7), float64([-1.0, -0.5], [1.0, 0.5])
+COVARIANCES = float64([[0.05, 0.02], [0.02, 0.04]], [[0.03, -0.01], [-0.01, 0.06]])
+
+
+def pair(schedule: diffusion.Schedule) -> diffusion.Mixture:
+    return diffusion.Mixture(WEIGHTS, MEANS, COVARIANCES, schedule)
+
+
+def wave(x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    """Some smooth ε_θ of no data at all."""
+    return torch.sin(2 * x + 0.01 * t.view(-1, *[1] * (x.ndim - 1))) + (0 if condition is None else condition)
+
+
+# Moments
+
+
+def response(sampler, schedule, times, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance, exactly, of what a sampler makes of Gaussian data.
+
+    One run on a batch of impulses: nothing; 1 in a single coordinate of X_T; 1 in a single coordinate of the noise of
+    a single step.
+    """
+    d, steps = len(MEAN), len(times) - 1
+    impulses = torch.eye(d * steps, dtype=torch.float64).reshape(steps, d, d * steps).mT
+    batches = [torch.cat([torch.zeros(1, d), part]) for part in impulses]
+    if sampler in (ddpm, ddim):
+        options["noise"] = batches[1:]
+    out = diffusion.last(sampler(blob(schedule), batches[0], schedule, times, **options))
+    gains = out[1:] - out[0]
+    return out[0], gains.T @ gains
+
+
+# The largest error of a covariance, as a share of the variances; what was found is about two thirds of it.
+@pytest.mark.parametrize(
+    ("sampler", "options", "bounds"),
+    [
+        (ddpm, {}, {50: 0.18, 200: 0.055}),
+        (ddpm, {"variance": "large"}, {50: 0.035, 200: 0.009}),
+        (ddim, {}, {50: 0.1, 200: 0.025}),
+        (ddim, {"eta": 0.5}, {50: 0.12, 200: 0.032}),
+        (ddim, {"eta": 1.0}, {50: 0.18, 200: 0.055}),
+        (dpm_solver, {}, {50: 0.005, 200: 0.0006}),
+        (heun, {}, {50: 0.012, 200: 0.0018}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_mean_and_covariance_without_sampling_error(sampler, options, bounds):
+    schedule = diffusion.cosine(1000)
+    for steps, bound in bounds.items():
+        mean, covariance = response(sampler, schedule, schedule.times(steps), **options)
+        assert (mean - MEAN).abs().max() < 2e-4
+        assert ((covariance - COVARIANCE) / SCALE).abs().max() < bound
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_all_steps_of_ddpm(variance):
+    """As the lecture has them; what is wrong with the covariance falls as 1/T."""
+    errors = []
+    for T in (100, 200, 400):
+        schedule = diffusion.cosine(T)
+        mean, covariance = response(ddpm, schedule, range(T, -1, -1), variance=variance)
+        torch.testing.assert_close(mean, MEAN, rtol=0, atol=1e-6)
+        errors.append(float(((covariance - COVARIANCE) / SCALE).abs().max()))
+    assert errors[-1] < 0.03
+    for coarse, fine in itertools.pairwise(errors):
+        assert math.log2(coarse / fine) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "options"),
+    [
+        (ddpm, 500, {}),
+        (ddpm, 500, {"variance": "large"}),
+        (ddim, 300, {}),
+        (ddim, 500, {"eta": 1.0}),
+        (dpm_solver, 50, {}),
+        (heun, 50, {}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_mean_and_covariance_of_samples(sampler, steps, options):
+    """Within 4.5 standard errors of n draws, and the 2 % that the steps may cost."""
+    schedule, n = diffusion.cosine(1000), 4000
+    if sampler in (ddpm, ddim):
+        options = {"noise": rng(1)} | options
+    x = diffusion.last(sampler(blob(schedule), normal(n, 3), schedule, schedule.times(steps), **options))
+    assert ((x.mean(0) - MEAN).abs() < 4.5 * (COVARIANCE.diag() / n).sqrt()).all()
+    errors = ((SCALE**2 + COVARIANCE**2) / n).sqrt()  # of the entries of a covariance (Isserlis 1918)
+    assert ((torch.cov(x.T) - COVARIANCE).abs() < 4.5 * errors + 0.02 * SCALE).all()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "options"),
+    [
+        (ddpm, 250, {}),
+        (ddpm, 250, {"variance": "large"}),
+        (ddim, 60, {}),
+        (ddim, 250, {"eta": 1.0}),
+        (dpm_solver, 20, {}),
+        (heun, 20, {}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_modes_of_a_mixture_keep_their_weights(sampler, steps, options):
+    schedule, n = diffusion.cosine(1000), 5000
+    if sampler in (ddpm, ddim):
+        options = {"noise": rng(2)} | options
+    x = diffusion.last(sampler(pair(schedule), normal(n, 2, seed=1), schedule, schedule.times(steps), **options))
+    left = x @ float64(2.0, 1.0) < 0  # the modes are 10 standard deviations apart
+    assert abs(float(left.double().mean()) - 0.3) < 4.5 * math.sqrt(0.3 * 0.7 / n)
+    for mode, mean, covariance in zip((left, ~left), MEANS, COVARIANCES, strict=True):
+        assert (x[mode].mean(0) - mean).abs().max() < 0.03
+        assert ((torch.cov(x[mode].T) - covariance).abs() < 0.2 * covariance.diag().max()).all()
+
+
+# Order of convergence
+
+
+FINE = diffusion.cosine(4096)
+FROM, TO = 3072, 1024  # 2048 = 2¹¹ steps apart, so that halving is exact; and no step ends at 0
+
+
+def slopes(sampler, model, x: torch.Tensor, exact: torch.Tensor, counts: tuple[int, ...]) -> list[float]:
+    """log₂ of how much smaller the error is with twice the steps."""
+    errors = []
+    for steps in counts:
+        times = range(FROM, TO - 1, -(FROM - TO) // steps)
+        errors.append(float((diffusion.last(sampler(model, x, FINE, times)) - exact).norm()))
+    return [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
+
+
+def root(t: int) -> torch.Tensor:
+    """The symmetric root of the covariance of X_t."""
+    ratio = FINE.alpha_bar[t]
+    eigenvalues, V = torch.linalg.eigh(ratio * COVARIANCE + (1 - ratio) * torch.eye(3))
+    return (V * eigenvalues.sqrt()) @ V.T
+
+
+ORDERS = {ddim: 1, dpm_solver: 2, heun: 2}
+each_order = pytest.mark.parametrize(("sampler", "order"), ORDERS.items(), ids=[f.__name__ for f in ORDERS])
+
+
+@each_order
+def test_order_on_a_gaussian(sampler, order):
+    """Along the ODE a point stays the same number of deviations off: X_s = mean_s + root_s root_t⁻¹ (X_t − mean_t)."""
+    x = normal(16, 3)
+    mean_from, mean_to = FINE.alpha_bar[FROM].sqrt() * MEAN, FINE.alpha_bar[TO].sqrt() * MEAN
+    exact = mean_to + (x - mean_from) @ torch.linalg.inv(root(FROM)) @ root(TO)
+    for slope in slopes(sampler, blob(FINE), x, exact, (16, 32, 64, 128)):
+        assert slope == pytest.approx(order, abs=0.06)
+
+
+@functools.cache
+def solution_on_a_mixture() -> tuple[torch.Tensor, torch.Tensor]:
+    """Points at FROM, and where the ODE over φ leads them at TO: by scipy, with ε* in NumPy."""
+    weights, means, covariances = (x.numpy() for x in (WEIGHTS, MEANS, COVARIANCES))
+
+    def slope(phi: float, flat: np.ndarray) -> np.ndarray:
+        x, a, b = flat.reshape(-1, 1, 2), math.cos(phi), math.sin(phi)
+        spread = a**2 * covariances + b**2 * np.eye(2)
+        pulls = np.linalg.solve(spread, (x - a * means)[..., None])[..., 0]
+        shares = weights / np.sqrt(np.linalg.det(spread)) * np.exp(-((x - a * means) * pulls).sum(-1) / 2)
+        epsilon = b * (shares[..., None] * pulls).sum(1) / shares.sum(1, keepdims=True)
+        return (a * epsilon - b * (x[:, 0] - b * epsilon) / a).flatten()
+
+    x = normal(6, 2, seed=3)
+    phi = [math.acos(math.sqrt(FINE.alpha_bar[t])) for t in (FROM, TO)]
+    solved = solve_ivp(slope, phi, x.flatten().numpy(), method="DOP853", rtol=1e-10, atol=1e-10)
+    return x, torch.from_numpy(solved.y[:, -1]).reshape(-1, 2)
+
+
+@each_order
+def test_order_on_a_mixture(sampler, order):
+    """Where ε* is not linear in x."""
+    x, exact = solution_on_a_mixture()
+    for slope in slopes(sampler, pair(FINE), x, exact, (64, 128, 256, 512)):
+        assert slope == pytest.approx(order, abs=0.1)
+
+
+# One sampler against another, and against its algorithm
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_ddpm_is_algorithm_2(variance):
+    """Written out: μ from ε, with σ_t² = β_t or β̃_t (Ho et al. 2020, section 3.2)."""
+    schedule = diffusion.linear(30)
+    x, noise = normal(4, 2), [normal(4, 2, seed=t) for t in range(29)]
+    found = diffusion.last(ddpm(wave, x, schedule, noise=noise, variance=variance))
+    for t in range(30, 0, -1):
+        a, before, beta = schedule.alpha_bar[t], schedule.alpha_bar[t - 1], schedule.beta[t]
+        x = (x - beta / (1 - a).sqrt() * wave(x, torch.full((4,), t))) / (1 - beta).sqrt()
+        sigma2 = beta if variance == "large" else (1 - before) / (1 - a) * beta
+        x = x + sigma2.sqrt() * noise[30 - t] if t > 1 else x
+    torch.testing.assert_close(found, x, rtol=1e-11, atol=1e-11)
+
+
+@drawn
+@given(times=st.sets(st.integers(0, 50), min_size=2, max_size=9), clip=st.sampled_from([None, 1.0]))
+def test_ddim_with_eta_1_is_ddpm(times, clip):
+    """With the same noise, for any times and any model."""
+    schedule, times = diffusion.cosine(50), sorted(times, reverse=True)
+    noise = [normal(3, 2, seed=k) for k in range(len(times))]
+    both = [
+        list(sampler(wave, normal(3, 2), schedule, times, noise=noise, clip=clip, **options))
+        for sampler, options in ((ddpm, {"variance": "small"}), (ddim, {"eta": 1.0}))
+    ]
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one.x, other.x, rtol=1e-7, atol=1e-7)
+
+
+def test_respaced_ddpm_is_the_chain_of_the_times_that_remain():
+    """The same as all steps of a schedule that has no others (Nichol & Dhariwal 2021, section 4)."""
+    schedule, times = diffusion.cosine(40), [40, 33, 20, 7, 2, 0]
+    remaining = diffusion.Schedule(schedule.alpha_bar[times[::-1]])
+
+    def renamed(x, t, condition):
+        return wave(x, torch.full_like(t, times[::-1][int(t[0])]))
+
+    for variance in ("small", "large"):
+        noise = [normal(3, 2, seed=k) for k in range(4)]
+        one = diffusion.last(ddpm(wave, normal(3, 2), schedule, times, noise=noise, variance=variance))
+        other = diffusion.last(ddpm(renamed, normal(3, 2), remaining, noise=noise, variance=variance))
+        torch.testing.assert_close(one, other)
+
+
+def test_dpm_solver_is_algorithm_2():
+    """Lu et al. 2022 (2211.01095): with λ = log α/σ, h and r = h_{i−1}/h_i, D = (1 + 1/2r) x_i − 1/2r x_{i−1}."""
+    schedule, times = diffusion.cosine(100), [90, 70, 45, 30, 10]
+    found = diffusion.last(dpm_solver(wave, normal(4, 2), schedule, times))
+    alpha, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    lam = (alpha / sigma).log()
+    x, before, h_before = normal(4, 2), None, None
+    for t, s in itertools.pairwise(times):
+        estimate = (x - sigma[t] * wave(x, torch.full((4,), t))) / alpha[t]
+        h, D = lam[s] - lam[t], estimate
+        if before is not None:
+            r = h_before / h
+            D = (1 + 1 / (2 * r)) * estimate - 1 / (2 * r) * before
+        x = sigma[s] / sigma[t] * x - alpha[s] * ((-h).exp() - 1) * D
+        before, h_before = estimate, h
+    torch.testing.assert_close(found, x)
+
+
+def test_one_step_to_the_end_is_the_estimate():
+    schedule, x = diffusion.cosine(10), normal(3, 2)
+    for sampler in SAMPLERS:
+        state = next(sampler(wave, x, schedule, [7, 0]))
+        estimate = diffusion.to_x0("epsilon", wave(x, torch.full((3,), 7)), x, 7, schedule)
+        torch.testing.assert_close(state.x, estimate)
+        torch.testing.assert_close(state.x0, estimate)
+
+
+# What they yield and take
+
+
+@each_sampler
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_states(sampler, clip):
+    schedule, times = diffusion.cosine(50), [48, 30, 29, 5, 0]
+    x, seen = normal(4, 1, 2, 3), []
+
+    def model(x, t, condition):
+        seen.append((t.tolist(), condition))
+        assert not torch.is_grad_enabled()
+        return wave(x, t)
+
+    states = list(sampler(model, x, schedule, times, condition="c", clip=clip))
+    assert [state.t for state in states] == times[1:]
+    asked = [t for t, s in itertools.pairwise(times) for t in ([t, s] if sampler is heun and s else [t])]
+    assert seen == [([t] * 4, "c") for t in asked]
+    before = x
+    for t, state in zip(times, states, strict=False):
+        estimate = diffusion.to_x0("epsilon", wave(before, torch.full((4,), t)), before, t, schedule)
+        torch.testing.assert_close(state.x0, estimate if clip is None else estimate.clamp(-0.5, 0.5))
+        assert state.x.shape == x.shape and state.x.dtype == x.dtype
+        before = state.x
+    torch.testing.assert_close(states[-1].x, states[-1].x0)
+    assert clip is None or states[-1].x.abs().max() <= 0.5
+
+
+def test_states_of_ddim_lie_between_the_estimates():
+    """X_s = √ᾱ_s X̂_0 + √(1 − ᾱ_s) ε, of the ε that goes with X̂_0, clipped too."""
+    schedule, times = diffusion.cosine(50), [40, 25, 10]
+    x = normal(4, 2)
+    for t, state in zip(times, ddim(wave, x, schedule, times, clip=1.0), strict=False):
+        a, b = schedule.alpha_bar[t].sqrt(), (1 - schedule.alpha_bar[t]).sqrt()
+        epsilon = (x - a * state.x0) / b
+        torch.testing.assert_close(state.x, diffusion.q_sample(state.x0, state.t, epsilon, schedule))
+        x = state.x
+
+
+def test_callers_gradients_stay_on_between_states():
+    for sampler in SAMPLERS:
+        x = normal(2, 2).requires_grad_()
+        for state in sampler(wave, x, diffusion.cosine(4)):
+            assert torch.is_grad_enabled() and not state.x.requires_grad
+
+
+@pytest.mark.parametrize("sampler", [ddpm, lambda *args, **options: ddim(*args, eta=0.7, **options)])
+def test_noise_given_or_drawn(sampler):
+    schedule, x = diffusion.cosine(12), normal(3, 2)
+    generator = rng(7)
+    given_ = [torch.randn(3, 2, generator=generator, dtype=torch.float64) for _ in range(11)]
+
+    def drawn_with(noise) -> torch.Tensor:
+        return diffusion.last(sampler(wave, x, schedule, noise=noise))
+
+    expected = drawn_with(given_)
+    assert torch.equal(drawn_with(torch.stack(given_)), expected)
+    assert torch.equal(drawn_with(rng(7)), expected)
+    assert not torch.equal(drawn_with(rng(8)), expected)
+    torch.manual_seed(7)
+    assert torch.equal(drawn_with(None), expected)
+
+
+def test_deterministic_samplers_draw_nothing():
+    before = torch.get_rng_state()
+    for sampler in (ddim, dpm_solver, heun):
+        diffusion.last(sampler(wave, normal(2, 2), diffusion.cosine(5)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@each_sampler
+def test_memory_does_not_grow_with_steps(sampler):
+    """Of all states and all tensors that the model saw, only the latest are alive."""
+    schedule, seen, alive = diffusion.cosine(60), [], []
+
+    def model(x, t, condition):
+        epsilon = wave(x, t)
+        seen.extend(map(weakref.ref, (x, t, epsilon)))
+        return epsilon
+
+    gc.disable()  # whoever waits for the collector has let memory grow
+    try:
+        for state in sampler(model, normal(2, 2), schedule):
+            seen.extend(map(weakref.ref, (state.x, state.x0)))
+            alive.append(len({id(tensor) for found in seen if (tensor := found()) is not None}))
+    finally:
+        gc.enable()
+    assert max(alive) <= max(alive[:5]) <= 8
+
+
+@each_sampler
+def test_dtypes_and_devices(sampler, device):
+    schedule, x = diffusion.cosine(20), normal(5, 3)
+    options = {"noise": [normal(5, 3, seed=k).float().to(device) for k in range(5)]} if sampler is ddpm else {}
+    found = diffusion.last(sampler(blob(schedule), x.float().to(device), schedule, schedule.times(5), **options))
+    assert found.dtype == torch.float32 and found.device.type == device.type
+    options = {"noise": [normal(5, 3, seed=k) for k in range(5)]} if sampler is ddpm else {}
+    expected = diffusion.last(sampler(blob(schedule), x, schedule, schedule.times(5), **options))
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@each_sampler
+def test_refuses(sampler):
+    schedule, x = diffusion.cosine(10), normal(2, 3)
+
+    def first(x=x, model=wave, times=None, **options):
+        return next(sampler(model, x, schedule, times, **options))
+
+    for times in ([], [10], [5, 5], [3, 7], [11, 3], [3, -1]):
+        with pytest.raises(ValueError, match="expected at least two falling times between 10 and 0"):
+            first(times=times)
+    with pytest.raises(TypeError, match="float"):
+        first(times=[7.5, 0])
+    with pytest.raises(ValueError, match="expected x of finite floats; got torch.float64 with NaN"):
+        first(torch.where(x > 0, math.nan, x))
+    with pytest.raises(ValueError, match="with NaN or ∞"):
+        first(x / 0)
+    with pytest.raises(ValueError, match="expected x of finite floats; got torch.int64"):
+        first(x.long())
+    with pytest.raises(ValueError, match=r"the model returned \(2, 6\) for x \(2, 3\)"):
+        first(model=lambda x, t, condition: torch.cat([x, x], 1))  # as networks that predict a variance, too
+
+
+def test_refuses_bad_noise():
+    schedule, x = diffusion.cosine(10), normal(2, 3)
+    for sampler, options in ((ddpm, {}), (ddim, {"eta": 0.5})):
+        with pytest.raises(ValueError, match=r"expected noise \(2, 3\), got \(3,\)"):
+            next(sampler(wave, x, schedule, noise=x, **options))
+        with pytest.raises(ValueError, match="expected noise of finite numbers"):
+            next(sampler(wave, x, schedule, noise=[x * math.nan], **options))
+        with pytest.raises(ValueError, match="the noise given ends before the steps do"):
+            list(sampler(wave, x, schedule, noise=[x, x], **options))
+
+
+def test_refuses_bad_options():
+    schedule, x = diffusion.cosine(10), normal(2, 3)
+    with pytest.raises(ValueError, match="expected variance small or large, got 'medium'"):
+        next(ddpm(wave, x, schedule, variance="medium"))
+    for eta in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"expected eta in \[0, 1\], got"):
+            next(ddim(wave, x, schedule, eta=eta))
