@@ -38,7 +38,7 @@ def live(seed: int, seconds: float, count: int, judges: list[scenes.Picture]) ->
     The schedule of the learning rate needs to know the number of steps, so the speed is measured first.
     """
     device = runtime.device()
-    data = segmentation.Targets.of(scenes.Scenes(count, SIZE, seed).render_all())
+    data = segmentation.Targets.draw(count, SIZE, seed)
 
     def run(steps: int) -> Loop:
         torch.manual_seed(seed)

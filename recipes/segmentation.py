@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     args = parser.parse_args(argv)
     device = recipes.begin(args, "panoptic_scenes", script=__file__)
 
-    data = segmentation.Targets.of(scenes.Scenes(40 if args.quick else args.scenes, SIZE, args.seed).render_all())
+    data = segmentation.Targets.draw(40 if args.quick else args.scenes, SIZE, args.seed)
     judges = scenes.Scenes(20 if args.quick else 500, SIZE, HELD_OUT_SEED).render_all()
     network = segmentation.SegmentationNet().to(device)
     optimiser, schedule = segmentation.optimiser_and_schedule(network, args.steps, args.lr)

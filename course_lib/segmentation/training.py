@@ -33,13 +33,24 @@ class Targets:
     @classmethod
     def of(cls, pictures: Sequence[scenes.Picture]) -> "Targets":
         """Of some pictures of one size."""
-        centres = [centre_targets(picture.masks) for picture in pictures]
-        return cls(
-            torch.stack([(255 * picture.image).round().byte() for picture in pictures]),
-            torch.stack([picture.semantic.byte() for picture in pictures]),
-            torch.stack([heatmap.half() for heatmap, _ in centres]),
-            torch.stack([offsets.half() for _, offsets in centres]),
-        )
+        return cls._stacked([_targets(picture) for picture in pictures])
+
+    @classmethod
+    def draw(cls, n: int, size: int, seed: int) -> "Targets":
+        """Of `n` new scenes of `scenes.Scenes(n, size, seed)`, without keeping their other labels.
+
+        In one thread: the tensors are too small to be shared, and threads would mostly wait for each other.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return cls._stacked(scenes.Scenes(n, size, seed).render_all(_targets))
+        finally:
+            torch.set_num_threads(threads)
+
+    @classmethod
+    def _stacked(cls, parts: Sequence[tuple[Tensor, ...]]) -> "Targets":
+        return cls(*map(torch.stack, zip(*parts, strict=True)))
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -52,6 +63,12 @@ class Targets:
             self.heatmaps[index].float(),
             self.offsets[index].float(),
         )
+
+
+def _targets(picture: scenes.Picture) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `Targets` keeps of a picture."""
+    heatmap, offsets = centre_targets(picture.masks)
+    return (255 * picture.image).round().byte(), picture.semantic.byte(), heatmap.half(), offsets.half()
 
 
 def mirror(batch: Batch, chosen: Tensor) -> Batch:
