@@ -19,7 +19,7 @@ SIZE = 64  # pixels
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     """Train, judge and save; returns the scores."""
-    parser = recipes.parser(__doc__, steps=4500, batch_size=16)
+    parser = recipes.parser(__doc__, steps=7000, batch_size=16)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--scenes", type=int, default=8000, help="to learn from; default 8000")
     args = parser.parse_args(argv)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         found = segmentation.predict(loop.averaged["network"], shown).logits.argmax(1)
         return torch.stack([shown, segmentation.paint(found)], 1).flatten(0, 1)
 
-    hooks = [recipes.draw(args.out.stem, maps, 1500)]
+    hooks = [recipes.draw(args.out.stem, maps, 1000)]
     loop = recipes.train(args, step, data, parts=parts, averages={"network": 0.998}, hooks=hooks)
     trained = recipes.rounded(loop.averaged["network"])
     scores = segmentation.evaluate(trained, judges) | {"held-out scenes": len(judges)}

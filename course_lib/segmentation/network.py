@@ -50,8 +50,9 @@ class SegmentationNet(nn.Module):
         # At the finest level one convolution must do: it costs as much as a whole block of the next.
         self.fine_smooth = nn.Sequential(nn.Conv2d(fine, fine, 3, padding=1, bias=False), nn.BatchNorm2d(fine))
         self.heads = nn.Conv2d(fine, 4 * (classes + 3), 1)
-        nn.init.normal_(self.heads.weight, std=0.01)  # at first: all classes alike, no centres, no offsets
         nn.init.zeros_(self.heads.bias)
+        # At first: no centres, no offsets. (Not so the classes: with small weights there they are learnt later.)
+        nn.init.normal_(self.heads.weight[4 * classes :], std=0.01)
         self.to(memory_format=torch.channels_last)  # in this order of memory convolutions run fastest
 
     def forward(self, pictures: Tensor) -> Maps:
