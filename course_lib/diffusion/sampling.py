@@ -49,6 +49,8 @@ def sample(
         device = weight.device if rng is None else rng.device
         x = torch.randn(x, *denoiser.shape, generator=rng, device=device)
     x = x.to(weight)
+    if not len(x):
+        raise ValueError(f"expected at least one picture, got {tuple(x.shape)}")
     if condition is not None and len(condition) != len(x):
         raise ValueError(f"expected as many conditions as pictures; got {len(condition)} and {len(x)}")
     if "noise" in inspect.signature(sampler).parameters:

@@ -1,0 +1,350 @@
+"""The training step against its formula and a known optimum, sampling of pictures, the recipe, and what ships."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from course_lib import diffusion
+from course_lib.base import checkpoints, classifier, datasets, metrics, unet
+from course_lib.base.training import Loop
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=rng(seed))
+
+
+def tiny(seed: int = 0, kind: str = "epsilon", **changes) -> diffusion.Denoiser:
+    """A small denoiser of 8×8 pictures, whose last layer has left 0."""
+    torch.manual_seed(seed)
+    network = unet.UNet(unet.Config(**{"width": 8, "multipliers": (1, 2)} | changes))
+    nn.init.normal_(network.last.weight, std=0.1)
+    return diffusion.Denoiser(network, diffusion.cosine(50), kind, (1, 8, 8))
+
+
+class Notes(nn.Module):
+    """A network that answers with its one weight, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.asked = nn.Parameter(torch.tensor(0.1)), []
+
+    def forward(self, *given_):
+        self.asked.append(given_)
+        return self.weight * torch.ones_like(given_[0])
+
+
+# The training step
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_a_step_is_algorithm_1(gamma):
+    """Times, noise and what is kept are drawn in this order; then the loss, and its gradient downhill."""
+    denoiser, pictures, labels = tiny(kind="v", classes=3), torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    twin = tiny(kind="v", classes=3)
+    step = diffusion.diffusion_step(
+        denoiser, torch.optim.SGD(denoiser.network.parameters(), 0.1), rng(3), drop=0.4, gamma=gamma, clip=None
+    )
+    losses = step((pictures, labels))
+    assert set(losses) == {"loss"} and not losses["loss"].requires_grad
+
+    generator = rng(3)
+    t = diffusion.draw_times(6, 50, generator)
+    noise, keep = torch.randn(6, 1, 8, 8, generator=generator), torch.rand(6, generator=generator) >= 0.4
+    assert keep.any() and not keep.all()
+    loss = diffusion.simple_loss(twin, 2 * pictures - 1, t, noise, labels, keep, gamma)
+    torch.testing.assert_close(losses["loss"], loss.detach())
+    gradients = torch.autograd.grad(loss, list(twin.network.parameters()))
+    for moved, old, gradient in zip(denoiser.network.parameters(), twin.network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(moved, old - 0.1 * gradient)
+
+
+def test_pictures_are_centred_and_points_are_not():
+    schedule, notes = diffusion.cosine(50), Notes()
+    optimiser = torch.optim.SGD(notes.parameters(), 0.0)
+    step = diffusion.diffusion_step(diffusion.Denoiser(notes, schedule), optimiser, rng())
+    for data, x0 in ((torch.full((4, 1, 2, 2), 0.75), 0.5), (torch.full((4, 2), 0.75), 0.75)):
+        step(data)
+        x, t = notes.asked[-1]
+        a, s = schedule.at(t, x)
+        noise = (x - a * x0) / s  # as far as it should be from N(0, 1), whatever the time
+        assert noise.abs().max() < 4
+
+
+def test_conditions_are_left_out_as_often_as_asked():
+    schedule, notes, labels = diffusion.cosine(50), Notes(), torch.arange(1000) % 10
+    denoiser, optimiser = diffusion.Denoiser(notes, schedule), torch.optim.SGD(notes.parameters(), 0.0)
+    for drop in (0.0, 0.2, 1.0):
+        diffusion.diffusion_step(denoiser, optimiser, rng(), drop=drop)((torch.rand(1000, 2), labels))
+        _, _, condition, keep = notes.asked[-1]
+        assert torch.equal(condition, labels)
+        assert abs(float((~keep).float().mean()) - drop) <= 4.5 * math.sqrt(drop * (1 - drop) / 1000)
+    diffusion.diffusion_step(denoiser, optimiser, rng())((torch.rand(4, 2), labels[:4]))
+    assert len(notes.asked[-1]) == 2  # no condition, though the data has labels
+
+
+def test_steps_refuse():
+    denoiser = tiny(classes=3)
+    optimiser = torch.optim.SGD(denoiser.network.parameters(), 0.1)
+    for drop in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=rf"expected drop in \[0, 1\], got {drop}"):
+            diffusion.diffusion_step(denoiser, optimiser, rng(), drop=drop)
+    with pytest.raises(ValueError, match=r"the batches must be tuples \(x, condition\)"):
+        diffusion.diffusion_step(denoiser, optimiser, rng(), drop=0.1)(torch.rand(2, 1, 8, 8))
+
+
+def test_long_gradients_are_clipped():
+    denoiser = tiny()
+    before = [p.detach().clone() for p in denoiser.network.parameters()]
+    step = diffusion.diffusion_step(denoiser, torch.optim.SGD(denoiser.network.parameters(), 1.0), rng(), clip=1e-3)
+    step(torch.rand(4, 1, 8, 8))
+    moved = 0.0
+    for parameter, old in zip(denoiser.network.parameters(), before, strict=True):
+        moved += float((parameter.detach() - old).square().sum())
+    assert math.sqrt(moved) == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "x0", "v"])
+def test_training_approaches_the_known_optimum(kind):
+    """Gaussian points: the loss of the exact denoiser is what X_t does not tell, and a small network gets near it."""
+    schedule, covariance = diffusion.cosine(100), torch.tensor([[0.5, 0.3], [0.3, 0.4]])
+    data = diffusion.gaussian(torch.tensor([0.5, -0.3]), covariance, schedule)
+    torch.manual_seed(0)
+    denoiser, generator = diffusion.Denoiser(diffusion.PointNetwork(32), schedule, kind), rng()
+    optimiser = torch.optim.Adam(denoiser.network.parameters(), 5e-3)
+    step = diffusion.diffusion_step(denoiser, optimiser, generator)
+    parts = {"network": denoiser.network, "optimiser": optimiser, "rng": generator}
+    history = Loop(step, data.sample(4096, rng(1)), steps=400, batch_size=256, parts=parts).run()["loss"]
+
+    eigenvalues, ratio = torch.linalg.eigvalsh(covariance.double()), schedule.alpha_bar[1:, None]
+    unknown = (1 - ratio) * eigenvalues / (ratio * eigenvalues + 1 - ratio)  # the variance of X_0 given X_t
+    best = float((unknown * {"x0": 1, "epsilon": ratio / (1 - ratio), "v": 1 / (1 - ratio)}[kind]).mean())
+    n = 20_000
+    noise = torch.randn(n, 2, generator=rng(4))
+    with torch.no_grad():
+        found = diffusion.simple_loss(denoiser, data.sample(n, rng(2)), diffusion.draw_times(n, 100, rng(3)), noise)
+    assert 0.97 * best < float(found) < 1.05 * best < 0.9 * history[0]
+
+
+def test_a_small_network_learns_digits():
+    """Seconds of training on 8×8 digits, with classes: a third of the loss of one who always answers 0 is left."""
+    data, denoiser, generator = datasets.load("digits"), tiny(classes=10, width=16), rng()
+    optimiser = torch.optim.Adam(denoiser.network.parameters(), 5e-3)
+    step = diffusion.diffusion_step(denoiser, optimiser, generator, drop=0.1)
+    parts = {"network": denoiser.network, "optimiser": optimiser, "rng": generator}
+    history = Loop(step, data, steps=80, batch_size=64, parts=parts).run()["loss"]
+    assert sum(history[-20:]) / 20 < 0.33
+
+
+def train(steps: int, state: Path | None = None, seed: int = 0) -> list[torch.Tensor]:
+    """Weights after some steps; dropout and conditions left out, so that all kinds of randomness take part."""
+    denoiser, generator = tiny(classes=10, dropout=0.2), rng(seed)
+    optimiser = torch.optim.Adam(denoiser.network.parameters(), 1e-3)
+    step = diffusion.diffusion_step(denoiser, optimiser, generator, drop=0.2, gamma=5.0)
+    parts = {"network": denoiser.network, "optimiser": optimiser, "rng": generator}
+    Loop(step, datasets.load("digits"), steps=steps, batch_size=16, parts=parts, state=state).run()
+    return [parameter.detach() for parameter in denoiser.network.parameters()]
+
+
+def test_the_same_seed_gives_the_same_and_a_run_resumes_exactly(tmp_path):
+    whole, again, other = train(8), train(8), train(8, seed=1)
+    assert all(map(torch.equal, whole, again)) and not all(map(torch.equal, whole, other))
+    train(3, tmp_path / "state.pt")
+    assert all(map(torch.equal, whole, train(8, tmp_path / "state.pt")))
+
+
+# Sampling
+
+
+class Flat(nn.Module):
+    """ε* of pictures whose pixels are N(m, 0.2²) each, around [-1, 1]; the condition is m, none is 0."""
+
+    def __init__(self, schedule: diffusion.Schedule) -> None:
+        super().__init__()
+        self.schedule, self.weight, self.asked = schedule, nn.Parameter(torch.zeros(())), []
+
+    def forward(self, x, t, condition=None, keep=None):
+        self.asked.append((len(x), condition is not None, self.training))
+        a, s = self.schedule.at(t, x)
+        m = 0 if condition is None else condition.view(-1, 1, 1, 1)
+        return s * (x - a * m) / (a**2 * 0.2**2 + s**2)
+
+
+def flat(T: int = 100) -> diffusion.Denoiser:
+    schedule = diffusion.cosine(T)
+    return diffusion.Denoiser(Flat(schedule), schedule, "epsilon", (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [(diffusion.ddpm, {}), (diffusion.ddim, {"eta": 0.5}), (diffusion.dpm_solver, {}), (diffusion.heun, {})],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_samples_are_pictures(sampler, options):
+    denoiser = flat()
+    means = torch.tensor([0.3, -0.4]).repeat(150)
+    pictures = diffusion.sample(denoiser, 300, means, sampler=sampler, steps=100, rng=rng(), **options)
+    assert pictures.shape == (300, 1, 2, 3) and pictures.dtype == torch.float32 and pictures.is_contiguous()
+    assert not pictures.requires_grad and pictures.min() >= 0 and pictures.max() <= 1
+    for k, mean in enumerate((0.65, 0.3)):  # the same in [0, 1]
+        assert abs(float(pictures[k::2].mean()) - mean) < 4.5 * 0.1 / math.sqrt(900)
+        assert float(pictures[k::2].std()) == pytest.approx(0.1, rel=0.15)
+    calls = 100 if sampler is not diffusion.heun else 199
+    assert [size for size, _, _ in denoiser.network.asked] == [250] * calls + [50] * calls
+
+
+def test_samples_are_clamped():
+    pictures = diffusion.sample(flat(), 200, torch.ones(200), rng=rng(), clip=None)
+    assert pictures.max() == 1 and (pictures == 1).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_batches_do_not_matter():
+    """Across the boundary of 250, and for one picture alone."""
+    denoiser, x = tiny(classes=3).eval(), normal(252, 1, 8, 8)
+    labels = torch.arange(252) % 3
+    together = diffusion.sample(denoiser, x, labels, steps=3, scale=2.0)
+    for part in (slice(0, 2), slice(248, 252), slice(251, 252)):
+        alone = diffusion.sample(denoiser, x[part], labels[part], steps=3, scale=2.0)
+        torch.testing.assert_close(alone, together[part], rtol=1e-4, atol=1e-5)
+
+
+def test_noise_comes_from_the_generator():
+    denoiser = flat()
+    for sampler in (diffusion.ddpm, diffusion.dpm_solver):
+        one, two = (diffusion.sample(denoiser, 3, sampler=sampler, steps=5, rng=rng(4)) for _ in range(2))
+        other = diffusion.sample(denoiser, 3, sampler=sampler, steps=5, rng=rng(5))
+        assert torch.equal(one, two) and not torch.equal(one, other)
+    generator = rng(4)
+    x = torch.randn(3, 1, 2, 3, generator=generator)
+    by_hand = diffusion.last(
+        diffusion.ddpm(denoiser, x, denoiser.schedule, denoiser.schedule.times(5), noise=generator, clip=1.0)
+    )
+    found = diffusion.sample(denoiser, 3, sampler=diffusion.ddpm, steps=5, rng=rng(4))
+    torch.testing.assert_close(found, (by_hand.clamp(-1, 1) + 1) / 2)
+    torch.manual_seed(4)
+    torch.testing.assert_close(diffusion.sample(denoiser, 3, sampler=diffusion.ddpm, steps=5), found)
+
+
+def test_guidance_pushes_samples():
+    """Between unconditional 0 and conditional 0.3, and beyond; a scale of 0 or 1 costs one call, others two."""
+    denoiser, means = flat(), torch.full((200,), 0.3)
+    for scale, expected, calls in ((0.0, 0.0, 20), (0.5, 0.15, 40), (1.0, 0.3, 20), (2.0, 0.6, 40)):
+        denoiser.network.asked.clear()
+        pictures = diffusion.sample(denoiser, 200, means, scale=scale, rng=rng(), clip=None)
+        assert abs(2 * float(pictures.mean()) - 1 - expected) < 4.5 * 0.2 / math.sqrt(1200) + 0.002
+        assert len(denoiser.network.asked) == calls
+    denoiser.network.asked.clear()
+    diffusion.sample(denoiser, 2, rng=rng())
+    assert [given_ for _, given_, _ in denoiser.network.asked] == [False] * 20
+
+
+def test_sampling_works_in_evaluation_mode_and_returns():
+    denoiser = flat()
+    for training in (True, False):
+        denoiser.train(training)
+        diffusion.sample(denoiser, 2, steps=3, rng=rng())
+        with pytest.raises(ValueError, match="expected eta"):
+            diffusion.sample(denoiser, 2, steps=3, sampler=diffusion.ddim, eta=2.0)
+        assert denoiser.training == denoiser.network.training == training
+    assert denoiser.network.asked and not any(training for _, _, training in denoiser.network.asked)
+
+
+def test_sampling_on_devices(device):
+    denoiser = tiny(classes=3).eval()
+    x, labels = normal(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    expected = diffusion.sample(denoiser, x, labels, steps=4, scale=1.5)
+    found = diffusion.sample(denoiser.to(device), x, labels, steps=4, scale=1.5)
+    assert found.device.type == device.type
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+    assert diffusion.sample(denoiser, 2, steps=2, sampler=diffusion.ddpm, rng=rng()).device.type == device.type
+    denoiser = denoiser.double()
+    assert diffusion.sample(denoiser, x, labels, steps=2).dtype == torch.float64
+
+
+def test_sampling_refuses():
+    denoiser = flat()
+    unknown = diffusion.Denoiser(denoiser.network, denoiser.schedule)
+    for which, x in ((denoiser, 0), (denoiser, -3), (unknown, 4), (denoiser, torch.zeros(0, 1, 2, 3))):
+        with pytest.raises(ValueError, match="at least one picture"):
+            diffusion.sample(which, x)
+    with pytest.raises(ValueError, match="expected as many conditions as pictures; got 3 and 4"):
+        diffusion.sample(denoiser, 4, torch.zeros(3))
+    with pytest.raises(ValueError, match="expected 1 … 100 calls, got 101"):
+        diffusion.sample(denoiser, 4, steps=101)
+    with pytest.raises(ValueError, match="expected x of finite floats"):
+        diffusion.sample(denoiser, torch.full((1, 1, 2, 3), math.nan))
+    with pytest.raises(ValueError, match=r"sides must be multiples of 2"):
+        diffusion.sample(tiny(), torch.zeros(1, 1, 7, 8))
+    with pytest.raises(ValueError, match="expected classes 0 … 2, got 3 … 3"):
+        diffusion.sample(tiny(classes=3), 1, torch.tensor([3]))
+
+
+# What ships
+
+
+def recipe():
+    spec = importlib.util.spec_from_file_location("recipe_diffusion", ROOT / "recipes" / "diffusion.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_recipe_runs(tmp_path, monkeypatch):
+    if not datasets.is_available("mnist"):
+        pytest.skip("needs MNIST, in COURSE_DATA or the cache")
+    monkeypatch.chdir(tmp_path)
+    module = recipe()
+    monkeypatch.setattr(module, "SAMPLER_STEPS", 3)
+    scores = module.main(["--quick", "--json", "scores.json"])["diffusion_mnist"]
+    assert float(scores["Fréchet distance"]) > 0 and 0 <= float(scores["agreement"]) <= 1
+    assert json.loads(Path("scores.json").read_text())["name"]
+    network = diffusion.build("diffusion_mnist").network
+    metadata = checkpoints.restore(network, tmp_path / "build" / "diffusion_mnist_quick.safetensors")
+    assert "--model diffusion_mnist" in metadata["recipe"]
+    assert list(Path("build").glob("*.png"))
+
+
+def test_the_recipe_knows_what_ships():
+    module = recipe()
+    assert set(module.PRESETS) == set(diffusion.SHIPPED)
+    for name, preset in module.PRESETS.items():
+        assert (preset.drop is not None) == diffusion.build(name).network.config.conditional
+    shares = [module.rate(done, 1000) for done in range(1001)]
+    assert max(shares) == max(shares[150:250]) > 0.85 and shares[0] < 0.01 and shares[-1] < 1e-9
+    with pytest.raises(SystemExit, match="several models cannot share"):
+        module.main(["--json", "scores.json"])
+
+
+@pytest.mark.parametrize("name", diffusion.SHIPPED)
+def test_load_gives_what_was_saved(name, tmp_path, monkeypatch):
+    network = diffusion.build(name).network
+    with torch.no_grad():
+        network.last.weight.normal_(generator=rng())
+    half = network.half().state_dict()
+    monkeypatch.setattr(checkpoints, "folder", lambda: tmp_path)
+    checkpoints.save(tmp_path / f"{name}.safetensors", half, recipe="none", seed=0, score="none")
+    assert (tmp_path / f"{name}.safetensors").stat().st_size <= 3_000_000
+    loaded = diffusion.load(name)
+    assert not loaded.training and not loaded.network.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    x, t = normal(2, *loaded.shape), torch.tensor([1, 1000])
+    torch.testing.assert_close(loaded.predict(x, t), network.float().eval()(x, t))
+    (tmp_path / f"{name}.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        diffusion.load(name)
+
+
+def test_load_knows_its_names():
+    for refuse in (diffusion.build, diffusion.load):
+        with pytest.raises(ValueError, match="expected a denoiser of diffusion_mnist, .*; got 'diffusion_dogs'"):
+            refuse("diffusion_dogs")
