@@ -257,6 +257,21 @@ def test_ddim_with_eta_1_is_ddpm(times, clip):
         torch.testing.assert_close(one.x, other.x, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_ddim_is_equation_12(eta):
+    """With σ as in equation 16 (Song et al. 2021; their α is ᾱ)."""
+    schedule, times = diffusion.cosine(50), [45, 30, 12, 3]
+    x, noise = normal(4, 2), [normal(4, 2, seed=k) for k in range(3)]
+    found = diffusion.last(ddim(wave, x, schedule, times, eta=eta, noise=noise))
+    for k, (t, s) in enumerate(itertools.pairwise(times)):
+        now, then = schedule.alpha_bar[t], schedule.alpha_bar[s]
+        epsilon = wave(x, torch.full((4,), t))
+        sigma = eta * ((1 - then) / (1 - now)).sqrt() * (1 - now / then).sqrt()
+        estimate = (x - (1 - now).sqrt() * epsilon) / now.sqrt()
+        x = then.sqrt() * estimate + (1 - then - sigma**2).sqrt() * epsilon + sigma * noise[k]
+    torch.testing.assert_close(found, x)
+
+
 def test_respaced_ddpm_is_the_chain_of_the_times_that_remain():
     """The same as all steps of a schedule that has no others (Nichol & Dhariwal 2021, section 4)."""
     schedule, times = diffusion.cosine(40), [40, 33, 20, 7, 2, 0]

@@ -33,6 +33,9 @@ def weight(kind: Kind, t: Tensor, schedule: Schedule, gamma: float, like: Tensor
     All kinds describe the same estimate, and an error of X̂_0 counts min(SNR, γ). Without weights the ε loss counts it
     SNR times, which late times hardly feel.
 
+    Args:
+        t: int64 (B,), 1 … T. gamma: γ > 0; the paper advises 5. like: (B, …), as for `Schedule.at`.
+
     Raises:
         ValueError: γ ≤ 0, or the kind `mu`, for which no such weight is in use.
     """
