@@ -8,14 +8,15 @@
    The usual tutorial's step is float32; a row with bfloat16 autocast shows what is left when the peer gets it, too.
 2. **race**: seconds of training on the 8×8 digits until the Fréchet distance of 300 samples falls below 2: our
    lesson's settings (v, cosine schedule, min-SNR weights, moving average) against the tutorial's (ε, linear schedule).
-   Both are drawn from by the same sampler, and judging does not count as training.
+   Both are drawn from by the same sampler, and judging does not count as training. So it compares recipes, precision
+   and moving average included, not networks; and one seed of each.
 3. **live**: the lesson's training on the 8×8 digits for 45 s, three seeds: how often a nearest-neighbour classifier
    (k = 3) of real digits reads the class that was asked for, without guidance and with.
 4. **sampling**: the shipped MNIST model, judged by Fréchet distance on the test split: 1000 ancestral steps against 20
    calls of each sampler (19 of Heun's). The intervals say how far the numbers can be trusted.
 5. **memory**: how many tensors of the size of X_t live at once, in 20 and in 1000 steps.
 
-Exits with 1 where a bar is missed.
+Parts 1 to 3 run on the CPU. Exits with 1 where a bar is missed.
 """
 
 import argparse
@@ -123,7 +124,7 @@ def measure_step(quick: bool) -> Rows:
     pictures = torch.rand(batch, 3, size, size)
     adam = [torch.optim.Adam(network.parameters(), 1e-4) for network in (ours, theirs)]
     learn = diffusion.diffusion_step(
-        diffusion.Denoiser(ours, diffusion.linear()), adam[0], torch.Generator().manual_seed(0), clip=None
+        diffusion.Denoiser(ours, diffusion.linear()), adam[0], torch.Generator().manual_seed(0)
     )
     tutorial = tutorial_step(theirs, adam[1])
     mixed = torch.autocast("cpu", torch.bfloat16)
@@ -131,7 +132,7 @@ def measure_step(quick: bool) -> Rows:
         "diffusers, float32": (contextlib.nullcontext(), lambda: tutorial(2 * pictures - 1)),
         "diffusers, bfloat16": (mixed, lambda: tutorial(2 * pictures - 1)),
         "ours, float32": (contextlib.nullcontext(), lambda: learn(pictures)),
-        "ours, as the loop runs it": (runtime.autocast("cpu"), lambda: learn(pictures)),
+        "ours, bfloat16 where it pays": (runtime.autocast("cpu"), lambda: learn(pictures)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for repeat in range(repeats + 2):
@@ -308,14 +309,14 @@ def sampling(quick: bool, n: int, seed: int = 1) -> Rows:
         began = time.perf_counter()
         rng = torch.Generator().manual_seed(seed)
         with runtime.autocast(device):
-            drawn = diffusion.sample(model, n, labels, sampler=sampler, steps=steps, rng=rng)
+            drawn = diffusion.sample(model, n, labels, sampler=sampler, steps=steps, rng=rng).cpu()
         seconds = time.perf_counter() - began
         repeats = 5 if quick else 100
         rows[name] = {
             "pictures": n,
             "milliseconds a picture": 1000 * seconds / n,
-            "Fréchet distance": metrics.frechet_score(real, look(drawn), repeats=repeats),
-            "agreement": scores.share(judge(drawn).argmax(1).cpu() == labels),
+            "Fréchet distance": metrics.frechet_score(real, look(drawn.to(device)), repeats=repeats),
+            "agreement": scores.share(judge(drawn.to(device)).argmax(1).cpu() == labels),
         }
     return rows
 
@@ -346,8 +347,10 @@ def bars(found: dict[str, Rows]) -> dict[str, bool]:
     """What must hold, and whether it does; only what was measured."""
     claims = {}
     if rows := found.get("step"):
-        ratio = rows["ours, as the loop runs it"]["ratio"]
-        claims[f"training step: {ratio:.2f} times diffusers' images a second ≥ {STEP_BAR}"] = ratio >= STEP_BAR
+        ratio = rows["ours, bfloat16 where it pays"]["ratio"]
+        precision = "float32" if isinstance(runtime.autocast("cpu"), contextlib.nullcontext) else "bfloat16"
+        claim = f"training step in {precision}: {ratio:.2f} times the images a second of diffusers in float32"
+        claims[f"{claim} ≥ {STEP_BAR}"] = ratio >= STEP_BAR
     if rows := found.get("race"):
         ours, peer_ = rows["ours"], rows["diffusers, the usual settings"]
         first = ours["reached"] and (not peer_["reached"] or ours["seconds"] < peer_["seconds"])
@@ -357,9 +360,9 @@ def bars(found: dict[str, Rows]) -> dict[str, bool]:
             worst = min(row[column].value for row in rows.values() if column in row and "seconds" in row)
             claims[f"live digits, {column}, the worst seed: {worst:.1%} ≥ {LIVE_BAR:.0%}"] = worst >= LIVE_BAR
     if rows := found.get("sampling"):
-        reference, *others = (row["Fréchet distance"].value for row in rows.values())
-        ratio = min(others) / reference
-        claims[f"20 calls: {ratio:.2f} times the Fréchet distance of the first row ≤ {SAMPLING_BAR}"] = (
+        reference, fast = next(iter(rows)), "DPM-Solver++(2M), 20 calls"  # chosen before, not the luckiest
+        ratio = rows[fast]["Fréchet distance"].value / rows[reference]["Fréchet distance"].value
+        claims[f"{fast}: {ratio:.2f} times the Fréchet distance of {reference} ≤ {SAMPLING_BAR}"] = (
             ratio <= SAMPLING_BAR
         )
     if rows := found.get("memory"):

@@ -46,7 +46,7 @@ class Preset:
 
 PRESETS = {
     "diffusion_mnist": Preset("mnist", steps=3500),
-    "diffusion_fashion_mnist": Preset("fashion_mnist", steps=2500),
+    "diffusion_fashion_mnist": Preset("fashion_mnist", steps=1600),
     "diffusion_cats": Preset("cats", steps=4000, batch_size=64, lr=1e-3, average=0.9995, drop=None, mirror=True),
 }
 

@@ -53,17 +53,21 @@ def test_bars_know_what_is_missed(benchmark):
     for row in list(live.values())[:2]:
         row["agreement, guidance 2"] = score(1.0)
     found = {
-        "step": {"ours, as the loop runs it": {"ratio": 1.6}},
+        "step": {"ours, bfloat16 where it pays": {"ratio": 1.6}},
         "race": {
             "ours": {"seconds": 9, "reached": True},
             "diffusers, the usual settings": {"seconds": 5, "reached": False},
         },
         "live": live,
-        "sampling": {"DDPM, 1000": {"Fréchet distance": score(1.0)}, "DDIM": {"Fréchet distance": score(1.06)}},
+        "sampling": {
+            "DDPM, 1000 calls": {"Fréchet distance": score(1.0)},
+            "DDIM, 20 calls": {"Fréchet distance": score(0.5)},
+            "DPM-Solver++(2M), 20 calls": {"Fréchet distance": score(1.06)},
+        },
         "memory": {"DDPM": {"20 steps": 5, "1000 steps": 6}},
     }
     assert list(benchmark.bars(found).values()) == [True, True, False, True, False, False]
-    found["sampling"]["Heun"] = {"Fréchet distance": score(0.9)}
+    found["sampling"]["DPM-Solver++(2M), 20 calls"] = {"Fréchet distance": score(1.04)}
     found["race"]["diffusers, the usual settings"]["reached"] = True
     found["memory"]["DDPM"]["1000 steps"] = 5
     assert list(benchmark.bars(found).values()) == [True, False, False, True, True, True]

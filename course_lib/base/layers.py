@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def time_features(t: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
-    """cos(ωᵢ t) and sin(ωᵢ t) for dim/2 frequencies from 1 down to 1/max_period (Vaswani et al. 2017, section 3.5).
+    """cos(ωᵢ t) and sin(ωᵢ t), dim/2 frequencies from 1 to nearly 1/max_period (Vaswani et al. 2017, section 3.5).
 
     The high frequencies tell neighbouring times apart, the low ones early from late: a clock with many hands.
 

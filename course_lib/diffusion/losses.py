@@ -16,7 +16,8 @@ def draw_times(n: int, T: int, rng: torch.Generator | None = None) -> Tensor:
     """int64 (n,), each uniform on 1 … T, and all of them spread evenly: one in each n-th part of the range.
 
     Departure from Ho et al., who draw each on its own: a batch that happens to hold many late times has another loss
-    for that reason alone, and even spreading takes this noise away (Kingma et al. 2021, appendix I).
+    for that reason alone, and even spreading takes this noise away (Kingma et al. 2021; they share one
+    offset in all parts, here each part draws its own).
 
     Args:
         rng: on its own device, where the times are, too; None: torch's own.

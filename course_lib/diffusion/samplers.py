@@ -3,8 +3,8 @@
 Each is a generator over falling times t_1 > t_2 > … that yields a `State` a step, so that a lesson can draw what
 happens, and memory does not grow with the number of steps; `last` runs one to its end. (A generator begins, and
 complains of its arguments, when its first state is asked for.) With the angle φ of √ᾱ = cos φ, √(1 − ᾱ) = sin φ, the
-deterministic ones solve dX/dφ = cos φ ε_θ − sin φ X̂_0, the probability-flow ODE (Song et al. 2021, equation 13), along
-which X_T turns into data without any fresh noise.
+deterministic ones solve dX/dφ = cos φ ε_θ − sin φ X̂_0, the probability-flow ODE (Song et al. 2021, arXiv 2011.13456,
+equation 13), along which X_T turns into data without any fresh noise.
 """
 
 import collections

@@ -37,7 +37,7 @@ def sample(
             guidance scale other than 0 and 1 twice as many.
         scale: of the guidance, see `guided`.
         rng: draws x and, for `ddpm`, all further noise; None: torch's own.
-        clip: see `ddpm`. options: more of the sampler, such as `eta`.
+        clip: see `ddpm`. options: more of the sampler, such as `eta`; not `noise`, for which `rng` is there.
 
     Raises:
         ValueError: no pictures asked for, a condition of another length, or what sampler and network refuse.

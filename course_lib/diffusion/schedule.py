@@ -69,7 +69,6 @@ class Schedule:
 
     def pick(self, table: Tensor, t: Tensor | int, like: Tensor, low: int = 0) -> Tensor:
         """The entries of a table (T + 1,) float64 at times t, shaped as `at` describes, with its errors."""
-        entries = table.to(like.device, like.dtype)
         if isinstance(t, Tensor):
             if t.is_floating_point() or t.dtype == torch.bool:
                 raise TypeError(f"expected whole times, got {t.dtype}")
@@ -77,10 +76,10 @@ class Schedule:
                 raise ValueError(f"expected {len(like)} times, one for each picture; got {tuple(t.shape)}")
             if t.device.type == "cpu":
                 self.check(t, low)
-            return entries[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
+            return table.to(like.device, like.dtype)[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
         t = operator.index(t)
         self.check(torch.tensor(t), low)
-        return entries[t]
+        return table[t].to(like.device, like.dtype)
 
     def check(self, t: Tensor, low: int = 0) -> None:
         """Raises ValueError for times below `low` or above T."""
