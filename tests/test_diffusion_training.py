@@ -1,5 +1,6 @@
 """The training step against its formula and a known optimum, sampling of pictures, the recipe, and what ships."""
 
+import functools
 import importlib.util
 import json
 import math
@@ -14,6 +15,13 @@ from course_lib.base import checkpoints, classifier, datasets, metrics, unet
 from course_lib.base.training import Loop
 
 ROOT = Path(__file__).resolve().parents[1]
+# What must be reached, by the 10,000 pictures of the recipe: at most the first, at least the second and third; and
+# the kernel distance of a hundred pictures that are drawn here.
+REACHED = {
+    "diffusion_mnist": {"Fréchet distance": 0.4, "agreement": 0.94, "recall": 0.9, "kernel distance": 0.25},
+    "diffusion_fashion_mnist": {"Fréchet distance": 1.8, "agreement": 0.85, "recall": 0.6, "kernel distance": 1.0},
+    "diffusion_cats": {"Fréchet distance": 7.1, "recall": 0.5, "kernel distance": 1.0},
+}
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -348,3 +356,57 @@ def test_load_knows_its_names():
     for refuse in (diffusion.build, diffusion.load):
         with pytest.raises(ValueError, match="expected a denoiser of diffusion_mnist, .*; got 'diffusion_dogs'"):
             refuse("diffusion_dogs")
+
+
+def shipped(name: str) -> diffusion.Denoiser:
+    if not (checkpoints.folder() / f"{name}.safetensors").exists():
+        pytest.skip(f"{name}.safetensors is not there yet: python recipes/diffusion.py --model {name}")
+    return diffusion.load(name)
+
+
+@functools.cache
+def hundred(name: str) -> torch.Tensor:
+    """Pictures of ten calls each, of all classes alike where there are any, without guidance."""
+    denoiser = shipped(name)
+    labels = torch.arange(100) % 10 if denoiser.network.config.conditional else None
+    return diffusion.sample(denoiser, 100 if labels is not None else 50, labels, steps=10, rng=rng(1))
+
+
+@pytest.mark.parametrize("name", diffusion.SHIPPED)
+def test_shipped_denoisers_reached(name):
+    shipped(name)
+    assert (checkpoints.folder() / f"{name}.safetensors").stat().st_size <= 3_000_000
+    metadata, bars = checkpoints.load(name)[1], REACHED[name]
+    assert metadata["recipe"].startswith("python recipes/diffusion.py") and f"--model {name}" in metadata["recipe"]
+    scores = json.loads(metadata["score"])
+    assert scores["Fréchet distance"]["n"] == 10_000
+    assert scores["Fréchet distance"]["value"] < bars["Fréchet distance"]
+    assert all(scores[fact]["value"] > bars[fact] for fact in ("agreement", "recall") if fact in bars)
+    assert scores["copied"]["value"] < 0.1
+
+
+@pytest.mark.parametrize("name", diffusion.SHIPPED)
+def test_shipped_denoisers_draw_like_the_data(name):
+    """Against held-out pictures, by the distance that a hundred pictures do not bias."""
+    pictures, data = hundred(name), name.removeprefix("diffusion_")
+    assert torch.pdist(pictures.flatten(1)).min() > 1 and pictures.flatten(1).std(1).min() > 0.03
+    if not datasets.is_available(data):
+        pytest.skip(f"needs {data}, in COURSE_DATA or the cache")
+    held_out = datasets.load(data, "test")
+    held_out = held_out[torch.randperm(len(held_out), generator=rng())[:500]][0]
+    extract = metrics.extractor(data)
+    real, fake = extract(held_out), extract(pictures)
+    flawed = extract((pictures + 0.2 * torch.randn(pictures.shape, generator=rng(2))).clamp(0, 1))
+    assert metrics.kernel_distance(real, fake) < REACHED[name]["kernel distance"]
+    assert metrics.kernel_distance(real, fake) < metrics.kernel_distance(real, flawed)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, own) in diffusion.SHIPPED.items() if "classes" in own])
+def test_shipped_denoisers_draw_what_they_are_asked_for(name):
+    """Judged by the shipped classifier, so that the test needs no data; more surely with guidance."""
+    denoiser, labels = shipped(name), torch.arange(100) % 10
+    judge = classifier.load(name.removeprefix("diffusion_"))
+    guided = diffusion.sample(denoiser, 100, labels, steps=10, scale=2.0, rng=rng(1))
+    with torch.no_grad():
+        right, right_guided = (int((judge(x).argmax(1) == labels).sum()) for x in (hundred(name), guided))
+    assert 85 <= right <= right_guided and right_guided >= 95
