@@ -43,13 +43,16 @@ def paint(classes: Tensor) -> Tensor:
 def paint_panoptic(panoptic: Panoptic, scale: int = 1) -> Tensor:
     """A panoptic map as a picture (3, scale · H, scale · W): the classes' colours, and a white line around each thing.
 
-    Neighbours of one class differ a little in brightness, too. A larger scale makes the line thinner.
+    The second and third object of a class are a little brighter. A larger scale makes the line thinner.
     """
     picture, ids = enlarge(paint(panoptic.semantic()), scale), enlarge(panoptic.ids, scale)
-    for number, (segment, label) in enumerate(panoptic.labels.items()):
+    seen = []
+    for segment, label in panoptic.labels.items():
         if label < len(scenes.THINGS):
             mask = ids == segment
-            picture[:, mask] = picture[:, mask] + (0.3, 0.0, 0.15)[number % 3] * (1 - picture[:, mask])
+            brighter = (0.0, 0.35, 0.18)[seen.count(label) % 3]
+            seen.append(label)
+            picture[:, mask] = picture[:, mask] + brighter * (1 - picture[:, mask])
             picture[:, rim(mask)] = 1.0
     return picture
 
