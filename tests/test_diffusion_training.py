@@ -15,13 +15,16 @@ from course_lib.base import checkpoints, classifier, datasets, metrics, unet
 from course_lib.base.training import Loop
 
 ROOT = Path(__file__).resolve().parents[1]
-# What must be reached, by the 10,000 pictures of the recipe: at most the first, at least the second and third; and
-# the kernel distance of a hundred pictures that are drawn here.
+# Bars for what ships, with some room. Of the 10,000 pictures that the recipe judged: the Fréchet distance at most, recall
+# and agreement at least. Of a hundred (cats: 50) drawn here: the kernel distance at most, and how many the classifier
+# takes for what was asked, without guidance and with it, at least.
 REACHED = {
-    "diffusion_mnist": {"Fréchet distance": 0.4, "agreement": 0.94, "recall": 0.9, "kernel distance": 0.25},
-    "diffusion_fashion_mnist": {"Fréchet distance": 1.8, "agreement": 0.85, "recall": 0.6, "kernel distance": 1.0},
-    "diffusion_cats": {"Fréchet distance": 7.1, "recall": 0.5, "kernel distance": 1.0},
+    "diffusion_mnist": {"Fréchet distance": 0.4, "recall": 0.89, "agreement": 0.94},
+    "diffusion_fashion_mnist": {"Fréchet distance": 2.1, "recall": 0.77, "agreement": 0.78},
+    "diffusion_cats": {"Fréchet distance": 17.0, "recall": 0.55},
 }
+KERNEL_DISTANCE = {"diffusion_mnist": 0.2, "diffusion_fashion_mnist": 0.3, "diffusion_cats": 2.0}
+RIGHT = {"diffusion_mnist": (90, 98), "diffusion_fashion_mnist": (70, 92)}
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -378,11 +381,9 @@ def test_shipped_denoisers_reached(name):
     assert (checkpoints.folder() / f"{name}.safetensors").stat().st_size <= 3_000_000
     metadata, bars = checkpoints.load(name)[1], REACHED[name]
     assert metadata["recipe"].startswith("python recipes/diffusion.py") and f"--model {name}" in metadata["recipe"]
-    scores = json.loads(metadata["score"])
-    assert scores["Fréchet distance"]["n"] == 10_000
-    assert scores["Fréchet distance"]["value"] < bars["Fréchet distance"]
-    assert all(scores[fact]["value"] > bars[fact] for fact in ("agreement", "recall") if fact in bars)
-    assert scores["copied"]["value"] < 0.1
+    scores = {fact: score["value"] for fact, score in json.loads(metadata["score"]).items()}
+    assert scores["Fréchet distance"] < bars["Fréchet distance"] and scores["copied"] < 0.05
+    assert all(scores[fact] > bars[fact] for fact in bars if fact != "Fréchet distance")
 
 
 @pytest.mark.parametrize("name", diffusion.SHIPPED)
@@ -397,11 +398,11 @@ def test_shipped_denoisers_draw_like_the_data(name):
     extract = metrics.extractor(data)
     real, fake = extract(held_out), extract(pictures)
     flawed = extract((pictures + 0.2 * torch.randn(pictures.shape, generator=rng(2))).clamp(0, 1))
-    assert metrics.kernel_distance(real, fake) < REACHED[name]["kernel distance"]
+    assert metrics.kernel_distance(real, fake) < KERNEL_DISTANCE[name]
     assert metrics.kernel_distance(real, fake) < metrics.kernel_distance(real, flawed)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, own) in diffusion.SHIPPED.items() if "classes" in own])
+@pytest.mark.parametrize("name", RIGHT)
 def test_shipped_denoisers_draw_what_they_are_asked_for(name):
     """Judged by the shipped classifier, so that the test needs no data; more surely with guidance."""
     denoiser, labels = shipped(name), torch.arange(100) % 10
@@ -409,4 +410,4 @@ def test_shipped_denoisers_draw_what_they_are_asked_for(name):
     guided = diffusion.sample(denoiser, 100, labels, steps=10, scale=2.0, rng=rng(1))
     with torch.no_grad():
         right, right_guided = (int((judge(x).argmax(1) == labels).sum()) for x in (hundred(name), guided))
-    assert 85 <= right <= right_guided and right_guided >= 95
+    assert right >= RIGHT[name][0] and right_guided >= RIGHT[name][1] and right_guided >= right
