@@ -15,7 +15,7 @@ from course_lib.base import checkpoints, classifier, datasets, metrics, unet
 from course_lib.base.training import Loop
 
 ROOT = Path(__file__).resolve().parents[1]
-# Bars for what ships, with some room. Of the 10,000 pictures that the recipe judged: the Fréchet distance at most, recall
+# Bars for what ships, with some room. Of the recipe's 10,000 pictures: the Fréchet distance at most, recall
 # and agreement at least. Of a hundred (cats: 50) drawn here: the kernel distance at most, and how many the classifier
 # takes for what was asked, without guidance and with it, at least.
 REACHED = {
