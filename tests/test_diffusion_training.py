@@ -84,12 +84,12 @@ def test_pictures_are_centred_and_points_are_not():
     schedule, notes = diffusion.cosine(50), Notes()
     optimiser = torch.optim.SGD(notes.parameters(), 0.0)
     step = diffusion.diffusion_step(diffusion.Denoiser(notes, schedule), optimiser, rng())
-    for data, x0 in ((torch.full((4, 1, 2, 2), 0.75), 0.5), (torch.full((4, 2), 0.75), 0.75)):
+    for data, x0 in ((torch.full((200, 1, 2, 2), 0.75), 0.5), (torch.full((200, 2), 0.75), 0.75)):
         step(data)
         x, t = notes.asked[-1]
         a, s = schedule.at(t, x)
-        noise = (x - a * x0) / s  # as far as it should be from N(0, 1), whatever the time
-        assert noise.abs().max() < 4
+        noise = (x - a * x0) / s  # N(0, 1) whatever the time; of another X_0 it would be 6 off at t = 1
+        assert noise.abs().max() < 4.5
 
 
 def test_conditions_are_left_out_as_often_as_asked():
