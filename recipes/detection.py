@@ -41,8 +41,8 @@ class Preset:
 
 
 PRESETS = {
-    "scenes": Preset(steps=3000, batch_size=32, lr=2e-3, pictures=6000),
-    "pedestrians": Preset(steps=900, batch_size=16, lr=1e-3),
+    "scenes": Preset(steps=2000, batch_size=32, lr=2e-3, pictures=4000),
+    "pedestrians": Preset(steps=600, batch_size=16, lr=1e-3),
 }
 
 

@@ -19,8 +19,8 @@ def targets(
 
     Each centre is a bump exp(−dx²/2σx² − dy²/2σy²) on the heat map of its class, exactly 1 in its own cell; where two
     meet, the higher counts (Zhou et al. 2019, section 3). σ grows with the object, along each axis for itself, and
-    cells around the centre learn the box as well, by the height of the bump (Liu et al. 2020, TTFNet, sections 4.2 and
-    4.3: more to learn from in every step).
+    cells around the centre learn the box as well, weighted by the height of the bump (Liu et al. 2020, TTFNet: more to
+    learn from in every step).
 
     Args:
         boxes: (B, N, 4) xyxy in pixels. labels: (B, N) in 0 … K − 1, `PADDING` (−1) where there is no object.
