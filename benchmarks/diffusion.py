@@ -149,9 +149,9 @@ def measure_step(quick: bool) -> Rows:
 
 
 class Student:
-    """Our live training on the digits: the lesson's settings, a step at a time."""
+    """Our live training on the digits with the lesson's settings; `progress` says how much of it is over, 0 to 1."""
 
-    def __init__(self, seed: int, steps: int) -> None:
+    def __init__(self, seed: int, steps: int, progress: Callable[[Loop], float]) -> None:
         torch.manual_seed(seed)
         network = unet.UNet(unet.Config(**LIVE))
         self.denoiser = diffusion.Denoiser(network, diffusion.cosine(), "v", (1, 8, 8))
@@ -161,7 +161,7 @@ class Student:
 
         def step(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
             for group in optimiser.param_groups:
-                group["lr"] = 2e-3 * (1 - self.loop.done / steps)
+                group["lr"] = 2e-3 * (1 - min(0.999, progress(self.loop)))
             return learn(batch)
 
         parts = {"network": network, "optimiser": optimiser, "rng": rng}
@@ -203,7 +203,7 @@ def race(quick: bool) -> Rows:
         rows[name] = {"seconds": seconds, "steps": done, "Fréchet distance": distance_of(model())}
         return rows[name]["Fréchet distance"] < FAR or done >= limit
 
-    student = Student(0, limit)
+    student = Student(0, limit, lambda loop: loop.done / limit)
     judging = 0.0
 
     def hook(loop: Loop) -> None:
@@ -257,14 +257,9 @@ def live(quick: bool) -> Rows:
         read = torch.from_numpy(judge.predict(pictures.flatten(1).numpy()))
         return scores.share(read == labels)
 
-    probe = Student(99, 1000)  # how many steps fit into the time, for the learning rate to end at zero
-    probe.loop.hooks = (_ends_after(limit / 9),)
-    with contextlib.suppress(Done):
-        probe.loop.run()
-    steps = max(2, int(0.97 * limit * probe.loop.done / probe.loop.seconds))
     rows: Rows = {}
     for seed in range(seeds):
-        student = Student(seed, steps)
+        student = Student(seed, 100_000, lambda loop: loop.seconds / limit)  # the clock ends it
         student.loop.hooks = (_ends_after(limit),)
         with contextlib.suppress(Done):
             student.loop.run()

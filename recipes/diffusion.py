@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from course_lib import diffusion
-from course_lib.base import datasets, metrics, recipes
+from course_lib.base import datasets, metrics, recipes, runtime
 from course_lib.base.training import Loop
 
 WARM_UP = 200  # steps
@@ -93,7 +93,8 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
         """Pictures of n different noises, and the classes asked for."""
         labels = None if preset.drop is None else torch.arange(n) % len(data.classes)
         fresh = torch.Generator().manual_seed(seed)
-        return diffusion.sample(chosen, n, labels, steps=SAMPLER_STEPS, rng=fresh), labels
+        with runtime.autocast(device):  # as in training; for 10,000 pictures it counts
+            return diffusion.sample(chosen, n, labels, steps=SAMPLER_STEPS, rng=fresh), labels
 
     fixed = {f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()}
     loop = recipes.train(
