@@ -194,7 +194,10 @@ def test_order_of_memory_changes_nothing():
 def test_compiled_is_the_same():
     network = awake(dataclasses.replace(FULL, blocks=1)).float()
     x, t, c = normal(2, 2, 8, 8).float(), torch.tensor([3, 400]), torch.tensor([1, 2])
-    compiled = torch.compile(network, backend="aot_eager")  # torch's own tracing, without a C++ compiler
+    try:
+        compiled = torch.compile(network, backend="aot_eager")  # torch's own tracing, without a C++ compiler
+    except RuntimeError as reason:  # an older torch on a newer Python
+        pytest.skip(str(reason))
     found, expected = compiled(x, t, c), network(x, t, c)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     slopes = [torch.autograd.grad(y.square().sum(), network.first.weight)[0] for y in (found, expected)]
