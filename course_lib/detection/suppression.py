@@ -43,15 +43,20 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float = 0.5, labels: Tensor | 
         above = common / (areas[rows, None] + areas[columns] - common) > threshold  # 0/0 is not above
         return above if labels is None else above & (labels[rows, None] == labels[columns])
 
-    kept = scores.new_empty(0, dtype=torch.int64)
-    for block in scores.argsort(descending=True, stable=True).split(BLOCK):
-        block = block[~overlap(kept, block).any(0)]
+    by_score = scores.argsort(descending=True, stable=True)
+    order = by_score if labels is None else by_score[labels[by_score].argsort(stable=True)]
+    kept = order[:0]
+    for block in order.split(BLOCK):
+        # Class after class: of the boxes already kept, only those of the block's first class can matter to it.
+        better = kept if labels is None else kept[labels[kept] == labels[block[:1]]]
+        block = block[~overlap(better, block).any(0)]
         better_removes = overlap(block, block).triu_(1)
         stays, before = torch.ones_like(block, dtype=torch.bool), None
         while before is None or not torch.equal(stays, before):
             before, stays = stays, ~better_removes[stays].any(0)
         kept = torch.cat([kept, block[stays]])
-    return kept
+    is_kept = torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, kept, True)
+    return by_score[is_kept[by_score]]
 
 
 def _check(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> None:
