@@ -115,12 +115,15 @@ def test_offsets_count_on_things_alone(data):
     assert float(step(empty[:])["offsets"]) == 0 < float(step(data[:])["offsets"])
 
 
-def test_predict_does_not_depend_on_batches(pictures):
-    network, images = tiny().eval(), torch.stack([picture.image for picture in pictures])
-    for whole, parts in zip(
-        segmentation.predict(network, images), segmentation.predict(network, images, 4), strict=True
-    ):
-        torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
+def test_predict_does_not_depend_on_batches_and_leaves_a_training_alone(pictures):
+    network, images = tiny(), torch.stack([picture.image for picture in pictures])
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    whole, parts = segmentation.predict(network, images), segmentation.predict(network, images, 4)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert network.training and all(torch.equal(before[name], x) for name, x in network.state_dict().items())
+    segmentation.predict(network.eval(), images)
+    assert not network.training
 
 
 def test_a_perfect_network_gets_perfect_scores(pictures, monkeypatch):

@@ -18,12 +18,17 @@ LEAST_STUFF = 16  # pixels of a segment of stuff
 
 @torch.no_grad()
 def predict(network: nn.Module, pictures: Tensor, batch_size: int = 50) -> Maps:
-    """The network's maps of any number of pictures (N, 3, H, W) in [0, 1], batch by batch, on the CPU."""
-    device = next(network.parameters()).device
-    parts = []
+    """The network's maps of any number of pictures (N, 3, H, W) in [0, 1], batch by batch, on the CPU.
+
+    In evaluation mode, so that a picture's maps do not depend on the others; a network in training then goes on in its
+    own mode.
+    """
+    device, training, parts = next(network.parameters()).device, network.training, []
+    network.eval()
     for part in pictures.split(batch_size):
         with runtime.autocast(device):
             parts.append([x.float().cpu() for x in network(part.to(device))])
+    network.train(training)
     return Maps(*map(torch.cat, zip(*parts, strict=True)))
 
 
