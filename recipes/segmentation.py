@@ -1,6 +1,6 @@
 """Train the network of chapter 8 on scenes: semantic map, centres and offsets, so instances and panoptic maps too.
 
-    python recipes/segmentation.py        # about 10 minutes on 2 cores; continues where it was interrupted
+    python recipes/segmentation.py        # about 8 minutes on 2 cores; continues where it was interrupted
 
 Scenes are drawn anew, nothing is downloaded. Predictions for scenes that the network does not learn from are drawn to
 build/ as the training goes, in the colours of the classes. What ships is the moving average of the network.
