@@ -136,6 +136,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
         parts=parts,
         averages={"detector": preset.average},
         hooks=[recipes.draw(args.out.stem, grid, 500)],
+        save_every=100,
         settings={f"preset's {name}": str(value) for name, value in dataclasses.asdict(preset).items()},
     )
     averaged = recipes.rounded(loop.averaged["detector"])

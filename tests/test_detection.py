@@ -764,3 +764,31 @@ def test_the_recipe_of_the_pedestrians_runs(recipe, tmp_path, monkeypatch):
     (saved,) = (tmp_path / "build").glob("*.safetensors")
     assert saved.stat().st_size < 3_000_000
     checkpoints.ready(detection.SHIPPED["detector_pedestrians"](), saved)
+
+
+# The shipped weights
+
+
+@pytest.mark.parametrize("name", detection.SHIPPED)
+def test_shipped_detectors_are_small_and_tell_their_history(name):
+    path = checkpoints.folder() / f"{name}.safetensors"
+    assert path.stat().st_size <= 3_000_000
+    _, facts = checkpoints.load(name)
+    assert facts["recipe"].startswith("python recipes/detection.py") and float(facts["seconds"]) > 0
+    detector = detection.load(name)
+    assert not detector.training and not any(p.requires_grad for p in detector.parameters())
+
+
+def test_the_shipped_detector_of_scenes_keeps_its_score():
+    held_out = scene_data(100, seed=77)
+    found = detection.detect(detection.load("detector_scenes"), held_out.images.float() / 255)
+    summary = detection.evaluate(found, held_out.truth).summary()
+    assert summary["AP50"] > 0.94 and summary["AP"] > 0.68  # 0.974 and 0.745 on 500 scenes
+
+
+@pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")
+def test_the_shipped_detector_of_pedestrians_keeps_its_score():
+    small = [p.resized(detection.PEDESTRIAN_SIDE) for p in detection.load_pedestrians("test")]
+    detector = detection.load("detector_pedestrians")
+    found = [detection.detect(detector, p.image[None])[0] for p in small]
+    assert detection.evaluate(found, [p.objects for p in small]).summary()["AP50"] > 0.8
