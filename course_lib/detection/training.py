@@ -52,7 +52,7 @@ def padded(truth: Sequence[Objects]) -> tuple[Tensor, Tensor]:
 
 
 def optimiser_and_schedule(
-    detector: Detector, steps: int, lr: float = 2e-3
+    detector: Detector, steps: int, lr: float = 5e-3
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW for all weights that are to learn, and a rate that rises to `lr` in the first 15 % of the steps and falls.
 
