@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import math
 import os
 from pathlib import Path
 
@@ -92,10 +93,10 @@ def empty(truth):
     return nothing
 
 
-def objects(annotations, of, scored=False):
-    """A picture's COCO-format entries as `Objects`, in float64."""
+def objects(annotations, of, scored=False, dtype=torch.float64):
+    """A picture's COCO-format entries as `Objects`."""
     mine = [a for a in annotations if a["image_id"] == of]
-    corners = torch.tensor([a["bbox"] for a in mine], dtype=torch.float64).view(-1, 4)
+    corners = torch.tensor([a["bbox"] for a in mine], dtype=dtype).view(-1, 4)
     labels = torch.tensor([a["category_id"] for a in mine], dtype=torch.int64)
     boxes = detection.convert(corners, "xywh", "xyxy")
     if scored:
@@ -133,6 +134,30 @@ def test_equals_pycocotools_on_real_annotations(split, seed, tied, most):
 @given(seed=st.integers(0, 10_000), tied=st.booleans(), most=st.sampled_from([1, 2, 8]))
 def test_equals_pycocotools_on_every_special_case(seed, tied, most):
     assert_equal(EMBEDDED, made_up(EMBEDDED, seed, tied=tied, most=most))
+
+
+def test_whole_pixels_reach_their_thresholds_in_float32_too():
+    """7/10 is below 0.7 in float32; boxes of a few whole pixels meet the thresholds exactly, and often."""
+    rng = torch.Generator().manual_seed(0)
+
+    def entry(image, **more):
+        x, y, w, h = torch.randint(1, 11, (4,), generator=rng).tolist()
+        label = int(torch.randint(1, 3, (), generator=rng))
+        return {"image_id": image, "category_id": label, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0} | more
+
+    truth = [entry(1 + n % 20, id=n + 1) for n in range(200)]
+    found = [entry(1 + n % 20, score=float(torch.rand((), generator=rng))) for n in range(400)]
+    annotations = {
+        "images": [{"id": i} for i in range(1, 21)],
+        "categories": [{"id": 1}, {"id": 2}],
+        "annotations": truth,
+    }
+    pictures = range(1, 21)
+    ours = detection.evaluate(
+        [objects(found, i, scored=True, dtype=torch.float32) for i in pictures],
+        [objects(truth, i, dtype=torch.float32) for i in pictures],
+    ).summary()
+    np.testing.assert_allclose(list(ours.values()), coco_summary(annotations, found), atol=1e-6, rtol=0)
 
 
 def test_more_than_a_hundred_detections_of_a_picture():
@@ -281,3 +306,23 @@ def test_bad_input_is_refused():
         Objects(torch.tensor([[10.0, 10, 5, 5]]), label)
     with pytest.raises(ValueError, match="0 true objects"):
         detection.precision_recall(torch.rand(3), torch.zeros(3, dtype=torch.bool), 0)
+
+
+def test_wrong_kinds_are_refused():
+    boxes, labels = torch.tensor([[0.0, 0, 4, 4]]).repeat(2, 1), torch.tensor([0, 1])
+    with pytest.raises(TypeError, match="labels as integers, crowd as bool"):
+        Objects(boxes, labels, crowd=torch.tensor([0, 1]))
+    with pytest.raises(TypeError, match="labels as integers, crowd as bool"):
+        Objects(boxes, labels.float())
+    for scores in (torch.tensor([0.5]), torch.tensor([0.5, math.nan])):
+        with pytest.raises(ValueError, match=r"expected scores and correct \(N,\), no NaN"):
+            detection.precision_recall(scores, torch.tensor([True, True]), 2)
+    evaluation = detection.evaluate([Objects(boxes, labels, torch.tensor([0.5, 0.4]))], [Objects(boxes, labels)])
+    for call in (
+        lambda: evaluation.mean_recall(5),
+        lambda: evaluation.mean_recall(size="huge"),
+        lambda: evaluation.mean_precision(size="huge"),
+        lambda: evaluation.mean_precision(label=7),
+    ):
+        with pytest.raises(ValueError, match="expected a (size|class|number of detections) of .*; got"):
+            call()

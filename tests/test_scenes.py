@@ -609,7 +609,7 @@ def test_captions_and_segments_are_exported(exported):
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_run_lengths_equal_pycocotools(share):
     mask = torch.rand(5, 7, generator=generator()) < share
-    encoded = scenes.run_lengths(mask)
+    encoded = {"size": [5, 7], "counts": scenes.run_lengths(mask).tolist()}
     packed = coco_masks.frPyObjects(encoded, 5, 7)
     np.testing.assert_array_equal(coco_masks.decode(packed), mask.numpy())
 
@@ -658,3 +658,24 @@ def test_refuses_bad_input():
         stage(thing(z=4.0), thing(z=5.0))
     with pytest.raises(ValueError, match="in front of the camera; its depth is -1 m"):
         scenes.render(stage(thing(z=4.0), camera=replace(EASEL, z=5.0)))
+
+
+@pytest.mark.parametrize(("what", "value"), [("focal", -1.1), ("height", -1.7), ("x", math.inf), ("horizon", math.nan)])
+def test_impossible_cameras_are_refused(what, value):
+    with pytest.raises(ValueError, match="expected finite numbers, focal length and height above 0"):
+        scenes.Camera(**{"focal": 1.1, "horizon": 0.4, "height": 1.7} | {what: value})
+
+
+def test_scenes_and_things_are_finite():
+    scene = scenes.Scenes(1, seed=3).scene(0)
+    with pytest.raises(ValueError, match="shore at a finite distance"):
+        replace(scene, shore=math.nan)
+    for what in ("x", "z", "tilt"):
+        with pytest.raises(ValueError, match="finite places and angles"):
+            replace(scene.things[0], **{what: math.nan})
+
+
+def test_small_pictures_show_all_that_is_described():
+    data = scenes.Scenes(60, 32, seed=2)
+    for i in range(60):
+        assert [scenes.THINGS.index(t.name) for t in data.scene(i).things] == data[i].labels.tolist()

@@ -1,5 +1,7 @@
 """Run lengths against pycocotools, losses against torch, mIoU against sklearn and torchmetrics."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -274,3 +276,17 @@ def test_semantic_refuses_bad_input():
         semantic.confusion_matrix(truth, truth - 1, 2)
     with pytest.raises(ValueError, match=r"confusion matrix \(C, C\); got \(2, 3\)"):
         semantic.mean_iou(truth)
+
+
+def test_ignored_pixels_may_say_anything():
+    logits = torch.zeros(1, 2, 1, 2)
+    logits[0, 0, 0, 1] = -math.inf
+    labels = torch.tensor([[[0, 255]]])
+    assert float(losses.cross_entropy(logits, labels)) == pytest.approx(math.log(2))
+
+
+def test_counts_are_whole_numbers():
+    with pytest.raises(TypeError, match="runs as whole numbers"):
+        rle.from_coco({"size": [2, 3], "counts": [1.9, 2.2, 3.5]})
+    with pytest.raises(ValueError, match="runs of a mask -2×-3"):
+        rle.from_coco({"size": [-2, -3], "counts": [6]})

@@ -1,5 +1,7 @@
 """Otsu's threshold against scikit-image, islands and depth against SciPy, and 24 coins."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -93,3 +95,12 @@ def test_classical_refuses_bad_input():
             flatten(torch.zeros(9, 9), side, smooth)
     with pytest.raises(ValueError, match="half"):
         flatten(torch.zeros(9, 9), 21)
+
+
+def test_otsu_far_from_zero():
+    """Two values that float32 can hardly tell apart."""
+    values = 1e6 + torch.cat([torch.zeros(50), torch.ones(50)]).double() + torch.linspace(0, 0.1, 100).double()
+    assert otsu_threshold(values) == pytest.approx(threshold_otsu(values.numpy()), rel=0, abs=1e-6)
+    for bad, bins in ((values, 1), (torch.tensor([0.0, math.nan]), 256), (torch.tensor([0.0, math.inf]), 256)):
+        with pytest.raises(ValueError, match="finite values and at least two bins"):
+            otsu_threshold(bad, bins)

@@ -176,6 +176,27 @@ def test_votes_and_small_objects():
     assert len(instances(probabilities, heatmap, torch.zeros(2, 2, 6), {1, 2}, least_area=9).masks) == 0
 
 
+def test_maps_that_do_not_fit_are_refused():
+    probabilities, heatmap, offsets = torch.rand(3, 6, 8), torch.rand(6, 8), torch.zeros(2, 6, 8)
+    for maps in ((probabilities, heatmap[:3], offsets), (probabilities, heatmap, offsets[:, :3])):
+        with pytest.raises(ValueError, match=r"expected probabilities \(C, H, W\), a heatmap"):
+            instances(*maps, [0])
+    for things in ([], [0, 3], [-1]):
+        with pytest.raises(ValueError, match="expected things among the 3 classes"):
+            instances(probabilities, heatmap, offsets, things)
+    with pytest.raises(TypeError, match="foreground of booleans"):
+        group(torch.zeros(1, 2), offsets, heatmap)
+    masks = torch.ones(2, 3, 3).bool()
+    with pytest.raises(TypeError, match="masks of booleans"):
+        Instances(masks.long(), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"expected masks \(N, H, W\), labels and scores \(N,\)"):
+        Instances(masks, torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(ValueError, match="do not overlap"):
+        centre_targets(masks)
+    with pytest.raises(ValueError, match="sigma > 0"):
+        centre_targets(masks[:1], sigma=0.0)
+
+
 def test_instances_refuse_bad_input():
     with pytest.raises(ValueError, match="none of them empty"):
         centre_targets(torch.zeros(1, 3, 3).bool())

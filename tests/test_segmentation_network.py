@@ -145,7 +145,6 @@ def test_truth_of_a_scene_is_its_labels(pictures):
         assert {panoptic.labels[n + 1] for n in range(len(picture.labels))} == set(picture.labels.tolist())
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="the checkpoint is not there")
 def test_shipped_network_keeps_its_scores():
     """On scenes of a third seed, which neither training nor the recipe's judge has seen."""
     network = segmentation.load()
@@ -174,3 +173,14 @@ def test_recipe_runs_saves_and_draws(recipe, tmp_path):
     assert isinstance(network, segmentation.SegmentationNet)
     assert list(Path("build").glob("panoptic_scenes_quick_*.png"))
     assert (tmp_path / "build" / "panoptic_scenes_quick.safetensors").stat().st_size <= recipes.MAX_BYTES
+
+
+def test_predict_leaves_every_layer_in_its_mode():
+    network = segmentation.SegmentationNet().train()
+    frozen = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()
+    segmentation.predict(network, torch.rand(1, 3, 64, 64, dtype=torch.float64))
+    with pytest.raises(TypeError, match="pictures as floats"):
+        segmentation.predict(network, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises((ValueError, RuntimeError)):
+        segmentation.predict(network, torch.rand(1, 5, 64, 64))
+    assert network.training and not frozen.training and sum(not m.training for m in network.modules()) == 1

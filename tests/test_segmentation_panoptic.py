@@ -236,6 +236,16 @@ def test_merge_is_one_class_a_pixel_and_forgets_the_order_of_masks(n, seed):
     assert not (torch.isin(merged.semantic(), torch.tensor([2, 3])) & ~covered).any()
 
 
+def test_merge_takes_masks_of_booleans_only():
+    halves = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]])[:, :, None].expand(-1, -1, 4)
+    arguments = torch.zeros(4, 4, dtype=torch.int64), torch.tensor([0, 1]), torch.tensor([0.9, 0.8]), [5]
+    for kind in (torch.int64, torch.uint8, torch.float32):
+        with pytest.raises(TypeError, match="masks of booleans"):
+            merge(arguments[0], halves.to(kind), *arguments[1:])
+    found = merge(arguments[0], halves.bool(), *arguments[1:])
+    assert found.ids[:, 0].tolist() == [1, 1, 2, 2] and found.labels == {1: 0, 2: 1}
+
+
 def test_merge_refuses_bad_input():
     semantic, masks = torch.zeros(3, 4, dtype=torch.int64), torch.zeros(2, 3, 4).bool()
     with pytest.raises(ValueError, match=r"\(3, 4\), \(2, 4, 3\), \(2,\), \(2,\)"):

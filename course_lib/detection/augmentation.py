@@ -36,16 +36,24 @@ def random_squares(size: int, zoom: tuple[float, float], seen: float = 0.4) -> V
     def vary(pictures: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         chance = torch.rand(5, len(pictures), 1, generator=rng, device=rng.device).to(pictures.device)
         scale = zoom[0] * (zoom[1] / zoom[0]) ** chance[0]  # (B, 1), evenly over the octaves
-        count = (labels >= 0).sum(1, keepdim=True)
-        chosen = (chance[1] * count).long()[..., None].expand(-1, -1, 4)  # one object of each picture
-        x1y1, x2y2 = boxes.gather(1, chosen)[:, 0].split(2, 1)
-        middle = (x1y1 + x2y2) / 2 + 0.6 * (chance[2:4, :, 0].T - 0.5) * size / scale
+        middle = _middles(boxes, labels, chance[1], pictures.shape[-2:])
+        middle = middle + 0.6 * (chance[2:4, :, 0].T - 0.5) * size / scale
         flip = torch.where(chance[4] < 0.5, -1, 1)
         squares = _cut(pictures, middle, scale, flip, size)
         boxes, part = _moved(boxes, middle, scale, flip, size)
         return squares, boxes, torch.where(part >= seen, labels, PADDING)
 
     return vary
+
+
+def _middles(boxes: Tensor, labels: Tensor, chance: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 2): the middle of one object of each picture by lot, chance (B, 1) in [0, 1); without any, the picture's."""
+    there = labels >= 0
+    rank = there.cumsum(1)  # 1, 2, … at the objects, wherever padding lies between
+    chosen = there & (rank == (chance * there.sum(1, keepdim=True)).long() + 1)
+    middle = ((boxes[..., :2] + boxes[..., 2:]) / 2 * chosen[..., None]).sum(1)
+    H, W = size
+    return torch.where(there.any(1, keepdim=True), middle, boxes.new_tensor([W / 2, H / 2]))
 
 
 def _cut(pictures: Tensor, middle: Tensor, scale: Tensor, flip: Tensor, size: int) -> Tensor:

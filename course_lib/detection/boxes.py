@@ -80,7 +80,7 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """(...) areas of boxes (..., 4) xyxy, in square pixels."""
+    """(...) areas of boxes (..., 4) xyxy, in square pixels; at least float32, for a half ends at 65504."""
     x1, y1, x2, y2 = _coordinates(check_boxes(boxes))
     return (x2 - x1) * (y2 - y1)
 
@@ -93,11 +93,18 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 def _coordinates(boxes: Tensor) -> Tensor:
     """(4, ...) x1, y1, x2, y2, each contiguous in memory: over every fourth number kernels run several times slower."""
-    return boxes.movedim(-1, 0).contiguous()
+    return _wide(boxes).movedim(-1, 0).contiguous()
+
+
+def _wide(boxes: Tensor) -> Tensor:
+    return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
-    """(...) areas in square pixels that boxes have in common, one by one; (..., 4) xyxy, of shapes that broadcast."""
+    """(...) areas in square pixels that boxes have in common, one by one; (..., 4) xyxy, of shapes that broadcast.
+
+    At least float32, as `area`; the boxes are taken to be in order, see `check_boxes`.
+    """
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = _coordinates(a), _coordinates(b)
     width = torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)
     height = torch.minimum(ay2, by2) - torch.maximum(ay1, by1)
@@ -119,7 +126,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
         TypeError, ValueError: as for `check_boxes`.
     """
     total, common = area(a) + area(b), intersection(a, b)
-    return _ratio(common, total - common)
+    return _ratio(common, total - common).to(torch.promote_types(a.dtype, b.dtype))
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
@@ -137,10 +144,11 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: as for `check_boxes`.
     """
-    common = intersection(a, b)
-    union = area(a) + area(b) - common
-    around = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
-    return _ratio(common, union) - _ratio(around - union, around)
+    total, common = area(a) + area(b), intersection(a, b)
+    union = total - common
+    extent = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    around = _wide(extent).prod(-1)
+    return (_ratio(common, union) - _ratio(around - union, around)).to(extent.dtype)
 
 
 def pairwise(overlap: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
@@ -167,5 +175,5 @@ def crowd_iou(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
         (N, M) in [0, 1].
     """
     a, b = a[:, None], b[None]
-    common = intersection(a, b)
-    return _ratio(common, torch.where(crowd, area(a), area(a) + area(b) - common))
+    total, common = area(a) + area(b), intersection(a, b)
+    return _ratio(common, torch.where(crowd, area(a), total - common))

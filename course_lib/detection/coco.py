@@ -36,6 +36,7 @@ class Objects:
 
     Raises:
         ValueError: lengths that differ, scores that are NaN, or shapes other than boxes without areas.
+        TypeError: labels that are no integers, or crowd that is no bool.
     """
 
     shapes: Tensor
@@ -58,6 +59,8 @@ class Objects:
                 raise ValueError(
                     f"{len(self.shapes)} shapes need {name} ({len(self.shapes)},); got {tuple(given.shape)}"
                 )
+        if self.labels.is_floating_point() or self.crowd.dtype != torch.bool:
+            raise TypeError(f"expected labels as integers, crowd as bool; got {self.labels.dtype}, {self.crowd.dtype}")
         if self.scores is not None and self.scores.isnan().any():
             raise ValueError("scores must not be NaN")
 
@@ -121,8 +124,11 @@ def precision_recall(scores: Tensor, correct: Tensor, positives: int) -> tuple[T
         (N,) float64 each, by falling score.
 
     Raises:
-        ValueError: no true objects, for then recall means nothing, or fewer than correct detections.
+        ValueError: no true objects, for then recall means nothing, or fewer than correct detections; lengths that
+            differ, or scores that are NaN.
     """
+    if scores.ndim != 1 or correct.shape != scores.shape or scores.isnan().any():
+        raise ValueError(f"expected scores and correct (N,), no NaN; got {tuple(scores.shape)}, {tuple(correct.shape)}")
     if positives < 1 or int(correct.sum()) > positives:
         raise ValueError(f"{int(correct.sum())} correct detections cannot be among {positives} true objects")
     hits = correct[scores.argsort(descending=True, stable=True)].double().cumsum(0)
@@ -171,17 +177,22 @@ class Evaluation:
         Raises:
             ValueError: another threshold than 0.50, 0.55, …, 0.95, another size, or a class without true objects.
         """
-        precision = self.precision[:, :, :, list(SIZES).index(size), -1]
+        precision = self.precision[:, :, :, _index(list(SIZES), size, "size"), -1]
         if threshold is not None:
             at = (THRESHOLDS - threshold).abs() < 1e-6
             if not at.any():
                 raise ValueError(f"thresholds are 0.50, 0.55, …, 0.95; got {threshold}")
             precision = precision[at]
-        return _mean(precision if label is None else precision[:, :, self.classes.index(label)])
+        return _mean(precision if label is None else precision[:, :, _index(self.classes, label, "class")])
 
     def mean_recall(self, detections: int = 100, size: str = "all") -> float:
-        """Largest recall, averaged over classes and thresholds, with at most so many detections a picture and class."""
-        return _mean(self.recall[:, :, list(SIZES).index(size), MAX_DETECTIONS.index(detections)])
+        """Largest recall, averaged over classes and thresholds, with at most so many detections a picture and class.
+
+        Raises:
+            ValueError: another number of detections than 1, 10, 100, or another size.
+        """
+        most = _index(MAX_DETECTIONS, detections, "number of detections")
+        return _mean(self.recall[:, :, _index(list(SIZES), size, "size"), most])
 
     def summary(self) -> dict[str, float]:
         """COCO's twelve numbers, by name and in its order."""
@@ -190,6 +201,12 @@ class Evaluation:
         named |= {f"AP {size}": self.mean_precision(size=size) for size in by_size}
         named |= {f"AR {n}": self.mean_recall(n) for n in MAX_DETECTIONS}
         return named | {f"AR {size}": self.mean_recall(size=size) for size in by_size}
+
+
+def _index(known: Sequence[object], wanted: object, what: str) -> int:
+    if wanted not in known:
+        raise ValueError(f"expected a {what} of {', '.join(map(str, known))}; got {wanted!r}")
+    return known.index(wanted)
 
 
 def _mean(values: Tensor) -> float:
@@ -245,7 +262,9 @@ def _compare(found: Objects, truth: Objects, label: int, overlap: Overlap) -> tu
     found = found[found.scores.argsort(descending=True, stable=True)[: MAX_DETECTIONS[-1]]]
     low, high = torch.tensor(list(SIZES.values()), dtype=torch.float64, device=truth.areas.device).T[..., None]
     ignored = truth.crowd | (truth.areas < low) | (truth.areas > high)  # (A, G)
-    overlaps = overlap(found.shapes, truth.shapes, truth.crowd).double()
+    # In float32 an IoU of 7/10 is below 0.7: boxes with whole numbers would miss a threshold that they reach.
+    shapes = [o.shapes.double() if o.shapes.is_floating_point() else o.shapes for o in (found, truth)]
+    overlaps = overlap(*shapes, truth.crowd).double()
     thresholds = THRESHOLDS.to(overlaps.device)
     index = assign(overlaps, thresholds, ignored, truth.crowd)
     # A column for "none", which −1 points at.

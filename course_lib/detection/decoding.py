@@ -54,7 +54,10 @@ def detect(detector: Detector, pictures: Tensor, batch_size: int = 64, **setting
 
     Raises:
         ValueError: the detector is training: its BatchNorm would let pictures of a batch see each other.
+        TypeError: pictures that are no floats, most often bytes from 0 to 255.
     """
+    if not pictures.is_floating_point():
+        raise TypeError(f"expected pictures as floats in [0, 1], got {pictures.dtype}")
     if detector.training:
         raise ValueError("call detector.eval() first: BatchNorm must not look at the batch")
     weight = next(detector.parameters())

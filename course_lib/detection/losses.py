@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.detection.boxes import giou
+from course_lib.detection.boxes import check_boxes, giou
 from course_lib.detection.network import STRIDE, Prediction, cell_centres
 
 SPREAD = 0.1  # standard deviation of a centre's bump, in sides of the object
@@ -31,8 +31,9 @@ def targets(
         of that bump (B, h, w).
 
     Raises:
-        ValueError: shapes that do not fit, or a label beyond the classes.
+        TypeError, ValueError: as for `check_boxes`; shapes that do not fit, or a label beyond the classes.
     """
+    check_boxes(boxes)
     B, N = labels.shape
     if boxes.shape != (B, N, 4):
         raise ValueError(f"expected boxes (B, N, 4) and labels (B, N), got {tuple(boxes.shape)}, {tuple(labels.shape)}")

@@ -6,6 +6,7 @@ authors publish no checksum; the archive's own are checked, and the numbers of p
 
 import os
 import re
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,26 +100,31 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         ValueError: a damaged archive, or one with another number of pictures, masks or people.
     """
-    partial = folder.with_name(folder.name + ".part")
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(partial)  # which checks the archive's own checksums
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is damaged ({error}); delete it and try again") from error
-    inside = partial / "PennFudanPed"
-    marked = "".join(path.read_text(errors="replace") for path in inside.glob("Annotation/*.txt"))
-    found = (
-        len(list(inside.glob("PNGImages/*.png"))),
-        len(list(inside.glob("PedMasks/*.png"))),
-        len(re.findall("^Bounding box", marked, re.MULTILINE)),
-    )
-    if found != (len(NAMES), len(NAMES), PEOPLE):
-        raise ValueError(f"expected {len(NAMES)} pictures, as many masks and {PEOPLE} people in {archive}, got {found}")
-    os.replace(inside, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.part") as partial:
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(partial)  # which checks the archive's own checksums
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{archive} is damaged ({error}); delete it and try again") from error
+        inside = Path(partial, "PennFudanPed")
+        marked = "".join(path.read_text(errors="replace") for path in inside.glob("Annotation/*.txt"))
+        found = (
+            len(list(inside.glob("PNGImages/*.png"))),
+            len(list(inside.glob("PedMasks/*.png"))),
+            len(re.findall("^Bounding box", marked, re.MULTILINE)),
+        )
+        if found != (len(NAMES), len(NAMES), PEOPLE):
+            raise ValueError(
+                f"expected {len(NAMES)} pictures, as many masks and {PEOPLE} people in {archive}, got {found}"
+            )
+        os.replace(inside, folder)
 
 
 def _read(folder: Path, name: str) -> Photograph:
-    path = next(folder.glob(f"*Images/{name}.*"))  # the authors' PNG in PNGImages, or a JPEG
+    path = next(folder.glob(f"*Images/{name}.*"), None)  # the authors' PNG in PNGImages, or a JPEG
+    if path is None:
+        raise FileNotFoundError(f"{folder} is not complete: no picture {name} in PNGImages")
     mask = torch.from_numpy(np.array(Image.open(folder / "PedMasks" / f"{name}_mask.png")))
     masks = torch.stack([mask == i for i in mask.unique().tolist() if i > 0])
     return Photograph(name, images.load(path)[0], scenes.tight_boxes(masks), masks)

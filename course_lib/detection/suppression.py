@@ -92,13 +92,15 @@ def soft_nms(
         (K,) int64 indices of boxes in the order of their choice, and their (K,) lowered scores, which fall.
 
     Raises:
-        TypeError, ValueError: as for `nms`; an unknown kind; σ ≤ 0; negative scores.
+        TypeError, ValueError: as for `nms`; an unknown kind; σ ≤ 0; scores that are negative or no floats.
     """
     _check(boxes, scores, labels)
     if kind not in ("gaussian", "linear") or not sigma > 0 or not 0 <= threshold <= 1:
         raise ValueError(
             f"expected gaussian with σ > 0 or linear with a threshold in [0, 1]; got {kind!r}, {sigma}, {threshold}"
         )
+    if minimum != minimum or not scores.is_floating_point():
+        raise ValueError(f"expected a minimum that is a number, and scores as floats; got {minimum}, {scores.dtype}")
     if (scores < 0).any():
         raise ValueError(f"scores must not be negative; got {float(scores.min()):.3g}")
     chosen = list(_fading(boxes, scores.clone(), kind, sigma, threshold, minimum, labels))
@@ -110,6 +112,7 @@ def _fading(
     boxes: Tensor, left: Tensor, kind: str, sigma: float, threshold: float, minimum: float, labels: Tensor | None
 ) -> Iterator[tuple[int, float]]:
     """Index and lowered score of the best box, again and again; `left` are the scores, −∞ for boxes taken out."""
+    taken = torch.zeros_like(left, dtype=torch.bool)
     for _ in range(len(boxes)):
         best = int(left.argmax())
         score = float(left[best])
@@ -121,4 +124,5 @@ def _fading(
         if kind == "linear":
             factor = torch.where(overlap >= threshold, 1 - overlap, 1)
         left *= factor if labels is None else torch.where(labels == labels[best], factor, 1)
-        left[best] = -math.inf
+        taken[best] = True
+        left[taken] = -math.inf  # again for all: −∞ times a factor of 0 is NaN

@@ -24,7 +24,8 @@ class Annotated:
         images: (3, H, W) in [0, 1] each; kept as 8 bits. truth: the objects of each.
 
     Raises:
-        ValueError: no pictures, another number of truths, pictures of several sizes.
+        ValueError: no pictures, another number of truths, pictures of several sizes, or values outside [0, 1].
+        TypeError: pictures that are no floats.
     """
 
     def __init__(self, images: Sequence[Tensor], truth: Sequence[Objects]) -> None:
@@ -33,7 +34,13 @@ class Annotated:
                 f"expected pictures of one size and the objects of each; got {len(images)} pictures of "
                 f"{len({image.shape for image in images})} sizes, {len(truth)} truths"
             )
-        self.images = torch.stack([(255 * image).round().byte() for image in images])
+        for image in images:
+            if not image.is_floating_point():
+                raise TypeError(f"expected pictures as floats, got {image.dtype}")
+            low, high = (float(end) for end in image.aminmax())
+            if not (low >= -1e-3 and high <= 1 + 1e-3):  # a resized picture may overshoot a little
+                raise ValueError(f"expected pictures in [0, 1], got values from {low:.3g} to {high:.3g}")
+        self.images = torch.stack([(255 * image.clamp(0, 1)).round().byte() for image in images])
         self.truth = list(truth)
         self.boxes, self.labels = padded(truth)
 

@@ -21,13 +21,15 @@ def otsu_threshold(values: Tensor, bins: int = 256) -> float:
         the centre of the last bin of the lower side; the upper side is `values > threshold`.
 
     Raises:
-        ValueError: all values are equal, or none.
+        ValueError: all values are equal, or none; NaN or infinity; fewer than two bins.
     """
+    if bins < 2 or not values.isfinite().all():
+        raise ValueError(f"expected finite values and at least two bins; got {bins} bins")
     if values.numel() == 0 or values.min() == values.max():
         raise ValueError("expected at least two different values")
     low, high = float(values.min()), float(values.max())
     counts = torch.histc(values.double(), bins, low, high)
-    centres = low + (torch.arange(bins, device=values.device) + 0.5) * (high - low) / bins
+    centres = low + (torch.arange(bins, dtype=torch.float64, device=values.device) + 0.5) * (high - low) / bins
     below, total = counts.cumsum(0)[:-1], counts.sum()
     sum_below, sum_all = (counts * centres).cumsum(0)[:-1], (counts * centres).sum()
     above = total - below

@@ -20,15 +20,22 @@ LEAST_STUFF = 16  # pixels of a segment of stuff
 def predict(network: nn.Module, pictures: Tensor, batch_size: int = 50) -> Maps:
     """The network's maps of any number of pictures (N, 3, H, W) in [0, 1], batch by batch, on the CPU.
 
-    In evaluation mode, so that a picture's maps do not depend on the others; a network in training then goes on in its
-    own mode.
+    In evaluation mode, so that a picture's maps do not depend on the others; then each layer is in its own mode again.
+
+    Raises:
+        TypeError: pictures that are no floats, most often bytes from 0 to 255.
     """
-    device, training, parts = next(network.parameters()).device, network.training, []
+    if not pictures.is_floating_point():
+        raise TypeError(f"expected pictures as floats in [0, 1], got {pictures.dtype}")
+    weight, modes, parts = next(network.parameters()), {m: m.training for m in network.modules()}, []
     network.eval()
-    for part in pictures.split(batch_size):
-        with runtime.autocast(device):
-            parts.append([x.float().cpu() for x in network(part.to(device))])
-    network.train(training)
+    try:
+        for part in pictures.split(batch_size):
+            with runtime.autocast(weight.device):
+                parts.append([x.float().cpu() for x in network(part.to(weight))])
+    finally:
+        for module, training in modes.items():
+            module.training = training
     return Maps(*map(torch.cat, zip(*parts, strict=True)))
 
 

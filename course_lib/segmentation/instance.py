@@ -23,11 +23,24 @@ class Instances:
     Attributes:
         masks: bool (N, H, W). labels: int64 (N,), classes.
         scores: (N,) in [0, 1], of predictions; None for the truth.
+
+    Raises:
+        ValueError: shapes that do not fit. TypeError: masks that are no booleans.
     """
 
     masks: Tensor
     labels: Tensor
     scores: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.masks.dtype != torch.bool:
+            raise TypeError(f"expected masks of booleans; got {self.masks.dtype}")
+        for given in (self.labels, self.scores):
+            if self.masks.ndim != 3 or (given is not None and given.shape != self.masks.shape[:1]):
+                raise ValueError(
+                    f"expected masks (N, H, W), labels and scores (N,); got {tuple(self.masks.shape)}, "
+                    f"{tuple(self.labels.shape)}, {None if self.scores is None else tuple(self.scores.shape)}"
+                )
 
     def objects(self) -> Objects:
         """For `detection.coco.evaluate` with `mask_iou`: mask AP."""
@@ -75,8 +88,10 @@ def centre_targets(masks: Tensor, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
         pixel to its object's centre; 0 where there is no object.
 
     Raises:
-        ValueError: another shape, or an empty mask, which has no centre.
+        ValueError: another shape, masks that overlap, or an empty one, which has no centre; a width of 0.
     """
+    if not sigma > 0 or (masks.ndim == 3 and (masks.sum(0) > 1).any()):
+        raise ValueError(f"expected masks that do not overlap, and sigma > 0; got sigma = {sigma}")
     if masks.ndim != 3 or not masks.flatten(1).any(1).all():
         raise ValueError(f"expected masks (N, H, W), none of them empty; got {tuple(masks.shape)}")
     N, H, W = masks.shape
@@ -130,8 +145,10 @@ def group(centres: Tensor, offsets: Tensor, foreground: Tensor) -> Tensor:
         int64 (H, W): k + 1 for the k-th centre, 0 elsewhere, and everywhere without centres.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit. TypeError: foreground that is no bool.
     """
+    if foreground.dtype != torch.bool:
+        raise TypeError(f"expected foreground of booleans; got {foreground.dtype}")
     if centres.shape[1:] != (2,) or offsets.shape != (2, *foreground.shape):
         raise ValueError(
             "expected centres (K, 2), offsets (2, H, W) and foreground (H, W); got "
@@ -168,8 +185,16 @@ def instances(
         disjoint masks; the score is the product of the centre's height, cut at 1, and the share of the votes.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or a thing that is no class.
     """
+    C, *size = probabilities.shape
+    if probabilities.ndim != 3 or list(heatmap.shape) != size or list(offsets.shape) != [2, *size]:
+        raise ValueError(
+            "expected probabilities (C, H, W), a heatmap (H, W) and offsets (2, H, W); got "
+            + ", ".join(str(tuple(x.shape)) for x in (probabilities, heatmap, offsets))
+        )
+    if not things or not set(things) <= set(range(C)):
+        raise ValueError(f"expected things among the {C} classes, at least one; got {sorted(things)}")
     kinds = torch.tensor(sorted(things), device=probabilities.device)
     foreground = torch.isin(probabilities.argmax(0), kinds)
     centres, heights = find_centres(heatmap, threshold, window)

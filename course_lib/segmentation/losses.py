@@ -41,6 +41,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, weight: Tensor | None = Non
     known = torch.where(counted, labels, 0)
     nats = torch.logsumexp(logits, 1) - logits.gather(1, known[:, None])[:, 0]
     share = counted.to(nats) if weight is None else counted * weight.to(nats)[known]
+    nats = torch.where(counted, nats, 0)  # which may be infinite where nothing counts
     return (share * nats).sum() / share.sum().clamp(min=torch.finfo(nats.dtype).tiny)
 
 

@@ -71,8 +71,10 @@ def merge(
         ids from 1, first the things by falling score, then stuff; 0 is void.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit. TypeError: masks that are no booleans.
     """
+    if masks.dtype != torch.bool:
+        raise TypeError(f"expected masks of booleans; got {masks.dtype}")
     N = len(masks)
     if masks.shape != (N, *semantic.shape) or semantic.ndim != 2 or labels.shape != (N,) or scores.shape != (N,):
         raise ValueError(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from course_lib.base import scenes
+
 
 @dataclass(frozen=True)
 class RLE:
@@ -21,7 +23,7 @@ class RLE:
             from left to right; the first is 0 where the mask begins with a 1. They sum up to H·W.
 
     Raises:
-        ValueError: runs that are negative or do not fill the mask.
+        ValueError: a negative size, runs that are negative or do not fill the mask.
         TypeError: runs that are not whole numbers.
     """
 
@@ -32,7 +34,7 @@ class RLE:
         H, W = self.size
         if self.counts.dtype != torch.int64 or self.counts.ndim != 1:
             raise TypeError(f"expected counts int64 (R,); got {self.counts.dtype} {tuple(self.counts.shape)}")
-        if (self.counts < 0).any() or int(self.counts.sum()) != H * W:
+        if min(H, W) < 0 or (self.counts < 0).any() or int(self.counts.sum()) != H * W:
             raise ValueError(f"runs of a mask {H}×{W} must be ≥ 0 and sum up to {H * W}; got {self.counts.tolist()}")
 
 
@@ -46,13 +48,7 @@ def encode(mask: Tensor) -> RLE:
         raise TypeError(f"expected a mask of booleans; got {mask.dtype}")
     if mask.ndim != 2:
         raise ValueError(f"expected a mask (H, W); got {tuple(mask.shape)}")
-    H, W = mask.shape
-    flat = mask.T.reshape(-1)  # down the columns
-    # A mask begins as if a 0 stood before it: then every change, the one at its start too, ends a run.
-    before = torch.cat([flat.new_zeros(1), flat[:-1]])[: H * W]
-    changes = (flat != before).nonzero().flatten()
-    ends = torch.cat([changes, changes.new_tensor([H * W])])
-    return RLE((H, W), ends.diff(prepend=ends.new_zeros(1)))
+    return RLE(tuple(mask.shape), scenes.run_lengths(mask))
 
 
 def decode(rle: RLE) -> Tensor:
@@ -111,12 +107,14 @@ def from_coco(stored: Mapping[str, object]) -> RLE:
     """An RLE as COCO's files and pycocotools hold it: counts as text, bytes or a list.
 
     Raises:
-        ValueError: no `size` or `counts`, or what `RLE` and `from_text` refuse.
+        ValueError: no `size` or `counts`, or what `RLE` and `from_text` refuse. TypeError: runs with fractions.
     """
     if not {"size", "counts"} <= set(stored):
         raise ValueError(f"expected a mask with size and counts; got {sorted(stored)}")
     size, counts = tuple(stored["size"]), stored["counts"]
     if isinstance(counts, list):
+        if not all(isinstance(count, int) for count in counts):
+            raise TypeError(f"expected runs as whole numbers; got {counts}")
         return RLE(size, torch.tensor(counts, dtype=torch.int64))
     return from_text(counts.decode() if isinstance(counts, bytes) else counts, size)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.base.scenes.rendering import Picture
+from course_lib.base.scenes.rendering import Picture, tight_boxes
 from course_lib.base.scenes.shapes import KEYPOINTS, SKELETON
 from course_lib.base.scenes.world import CLASSES, THINGS
 
@@ -55,12 +55,16 @@ def segments(picture: Picture) -> list[dict[str, Any]]:
     return found
 
 
-def run_lengths(mask: Tensor) -> dict[str, list[int]]:
-    """COCO's uncompressed run lengths of a mask (H, W) bool: zeros, ones, zeros …, down the columns."""
+def run_lengths(mask: Tensor) -> Tensor:
+    """int64 (R,): lengths of the runs of 0, 1, 0, … of a mask (H, W) bool, down the columns as COCO has them.
+
+    The first is 0 where the mask begins with a 1.
+    """
     pixels = mask.T.flatten().int()
+    # A mask begins as if a 0 stood before it: then every change, the one at its start too, ends a run.
     changes = torch.diff(pixels, prepend=pixels.new_zeros(1)).nonzero().flatten()
     ends = torch.cat([changes, changes.new_tensor([len(pixels)])])
-    return {"size": list(mask.shape), "counts": torch.diff(ends, prepend=ends.new_zeros(1)).tolist()}
+    return torch.diff(ends, prepend=ends.new_zeros(1))
 
 
 def _image(image_id: int, picture: Picture) -> dict[str, Any]:
@@ -82,13 +86,15 @@ def _category(index: int) -> dict[str, Any]:
 
 
 def _instance(picture: Picture, n: int) -> dict[str, Any]:
-    x0, y0, x1, y1 = picture.boxes[n].tolist()
     entry = {
         "category_id": int(picture.labels[n]) + CATEGORY,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "bbox": _box(picture.masks[n]),
         "area": int(picture.masks[n].sum()),
         "iscrowd": 0,
-        "segmentation": run_lengths(picture.masks[n]),
+        "segmentation": {
+            "size": list(picture.masks[n].shape),
+            "counts": run_lengths(picture.masks[n]).tolist(),
+        },
     }
     if THINGS[int(picture.labels[n])] == "figure":
         keypoints = picture.keypoints[n]
@@ -97,6 +103,5 @@ def _instance(picture: Picture, n: int) -> dict[str, Any]:
 
 
 def _box(mask: Tensor) -> list[int]:
-    rows, columns = (mask.any(axis).nonzero().flatten() for axis in (1, 0))
-    x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+    x0, y0, x1, y1 = map(int, tight_boxes(mask[None])[0].tolist())
+    return [x0, y0, x1 - x0, y1 - y0]

@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 
 class Scenes(Dataset):
-    """`n` pictures, drawn whenever they are asked for; works with torch's DataLoader and its worker processes.
+    """`n` pictures, drawn whenever they are asked for.
+
+    With torch's DataLoader and its worker processes give a `collate_fn`, such as `list`: pictures have different
+    numbers of objects, so torch cannot stack their labels.
 
     Args:
         n: how many. size: of the pictures, 32 to 256 pixels.

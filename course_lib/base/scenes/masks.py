@@ -80,11 +80,11 @@ def visible_masks(whole: Tensor) -> Tensor:
 
 
 def seen(scene: Scene) -> list[float]:
-    """Of each object, the part that is in the picture and not hidden, 0 to 1."""
+    """Of each object, the part that is in the picture and not hidden, 0 to 1; 0 if it is fewer than FEWEST_PIXELS."""
     cutouts = [cut_out(thing, scene.camera, scene.size) for thing in scene.things]
     visible = visible_masks(whole_masks(cutouts, scene.size)).sum((1, 2)).tolist()
     areas = [int((cutout.distance <= 0).sum()) for cutout in cutouts]
-    return [pixels / max(area, 1) for pixels, area in zip(visible, areas, strict=True)]
+    return [p / max(area, 1) if p >= FEWEST_PIXELS else 0.0 for p, area in zip(visible, areas, strict=True)]
 
 
 def without_hidden(scene: Scene) -> tuple[Scene, list[Cutout], Tensor]:

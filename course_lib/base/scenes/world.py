@@ -45,6 +45,11 @@ class Camera:
     x: float = 0.0
     z: float = 0.0
 
+    def __post_init__(self) -> None:
+        numbers = (self.focal, self.horizon, self.height, self.x, self.z)
+        if not all(map(math.isfinite, numbers)) or not min(self.focal, self.height) > 0:
+            raise ValueError(f"expected finite numbers, focal length and height above 0; got {self}")
+
     def intrinsics(self, size: int) -> Tensor:
         """K (3, 3), float32, in pixels: [[f, 0, size/2], [0, f, y₀], [0, 0, 1]], for y pointing down."""
         f = self.focal * size
@@ -97,6 +102,8 @@ class Thing:
             raise ValueError(f"expected a pose of {angles} angles for a {self.name}; got {len(self.pose)}")
         if not (self.height > 0 and math.isfinite(self.height)):
             raise ValueError(f"expected a height above 0 m; got {self.height}")
+        if not all(map(math.isfinite, (self.x, self.z, self.tilt, *self.pose))):
+            raise ValueError(f"expected finite places and angles; got {self}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,8 @@ class Scene:
                 raise ValueError(f"expected one of {', '.join(allowed)}; got {value!r}")
         if not isinstance(self.size, int) or not SMALLEST <= self.size <= LARGEST:
             raise ValueError(f"expected a size of {SMALLEST} to {LARGEST} pixels; got {self.size!r}")
+        if not math.isfinite(self.shore):
+            raise ValueError(f"expected a shore at a finite distance; got {self.shore}")
         depths = [thing.z for thing in self.things]
         if depths != sorted(depths, reverse=True):
             raise ValueError(f"expected things from back to front; their z are {depths}")
