@@ -129,10 +129,8 @@ def arguments(preset: Preset) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
     """Train the classifiers asked for; returns the scores of each."""
     args = arguments(PRESETS["digits"]).parse_args(argv)
-    wanted = [args.data] if args.data else ["digits"] if args.quick else list(PRESETS)
-    if len(wanted) > 1 and (args.out or args.state or args.json):
-        raise SystemExit("several classifiers cannot share --out, --state or --json; name one with --data")
-    return {name: train(argv, name) for name in wanted}
+    names = recipes.wanted(args, args.data, "digits", PRESETS)
+    return {name: train(argv, name) for name in names}
 
 
 if __name__ == "__main__":

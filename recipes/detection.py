@@ -149,10 +149,8 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
 def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
     """Train the models asked for; returns the scores of each."""
     args = arguments(PRESETS["scenes"]).parse_args(argv)
-    wanted = [args.model] if args.model else ["scenes"] if args.quick else list(PRESETS)
-    if len(wanted) > 1 and (args.out or args.state or args.json):
-        raise SystemExit("several models cannot share --out, --state or --json; name one with --model")
-    return {model: train(argv, model) for model in wanted}
+    names = recipes.wanted(args, args.model, "scenes", PRESETS)
+    return {name: train(argv, name) for name in names}
 
 
 if __name__ == "__main__":

@@ -120,10 +120,8 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
 def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
     """Train the models asked for; returns the scores of each."""
     args = arguments(PRESETS["dcgan_digits"]).parse_args(argv)
-    wanted = [args.model] if args.model else ["dcgan_digits"] if args.quick else list(gan.SHIPPED)
-    if len(wanted) > 1 and (args.out or args.state or args.json):
-        raise SystemExit("several models cannot share --out, --state or --json; name one with --model")
-    return {model: train(argv, model) for model in wanted}
+    names = recipes.wanted(args, args.model, "dcgan_digits", gan.SHIPPED)
+    return {name: train(argv, name) for name in names}
 
 
 if __name__ == "__main__":

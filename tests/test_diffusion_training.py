@@ -332,7 +332,7 @@ def test_the_recipe_knows_what_ships():
         assert (preset.drop is not None) == diffusion.build(name).network.config.conditional
     shares = [module.rate(done, 1000) for done in range(1001)]
     assert max(shares) == max(shares[150:250]) > 0.85 and shares[0] < 0.01 and shares[-1] < 1e-9
-    with pytest.raises(SystemExit, match="several models cannot share"):
+    with pytest.raises(SystemExit, match="cannot share"):
         module.main(["--json", "scores.json"])
 
 

@@ -15,7 +15,7 @@ def main(argv=None):
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +61,21 @@ def _positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
     return number
+
+
+def wanted(args: argparse.Namespace, asked: str | None, quick: str, everything: Iterable[str]) -> list[str]:
+    """Which of a recipe's trainings the command line means: the one it names, with `--quick` one, else all.
+
+    Args:
+        args: of a `parser`. asked: the one that was named, if any. quick: the one for `--quick`. everything: all names.
+
+    Raises:
+        SystemExit: several of them, but one file to write.
+    """
+    names = [asked] if asked else [quick] if args.quick else list(everything)
+    if len(names) > 1 and (args.out or args.state or args.json):
+        raise SystemExit(f"{', '.join(names)} cannot share --out, --state or --json; name one of them")
+    return names
 
 
 def begin(args: argparse.Namespace, name: str, *, script: str) -> torch.device:

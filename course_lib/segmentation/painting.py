@@ -15,7 +15,7 @@ COLOURS = {
     "ring": "#e863b5",
     "heart": "#8c1c3a",
     "tree": "#0b6623",
-    "figure": "#222222",
+    "figure": "#8b5a2b",
     "sky": "#cfe8f7",
     "hills": "#9db5a0",
     "water": "#6aa5d9",
