@@ -1,5 +1,6 @@
 """The lessons keep their rules, and the script that executes them does what it says."""
 
+import ast
 import json
 import re
 import subprocess
@@ -71,6 +72,43 @@ def test_is_committed_with_its_outputs(path):
     outputs = [output for cell in cells for output in cell.outputs]
     assert outputs
     assert not [output.evalue for output in outputs if output.output_type == "error"]
+
+
+def bindings(tree):
+    """Names that a cell binds at its top level, and the functions that it defines there."""
+    names, functions = set(), {}
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef):
+            functions[statement.name] = statement
+        elif not isinstance(statement, ast.ClassDef):
+            names |= {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names | set(functions), functions
+
+
+def needs(name, functions, seen=()):
+    """The global names that a function reads, its helpers' included."""
+    if name not in functions or name in seen:
+        return set()
+    function = functions[name]
+    own = {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
+    nodes = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
+    own |= {n.id for n in nodes if isinstance(n.ctx, ast.Store)}
+    read = {n.id for n in nodes if isinstance(n.ctx, ast.Load)} - own
+    return read.union(*(needs(other, functions, (*seen, name)) for other in read))
+
+
+@each_lesson
+def test_sliders_stay_alive(path):
+    """Who has run all cells and then moves a slider must not meet the variables of a later section."""
+    cells = [ast.parse(re.sub(r"(?m)^( *)%.*", r"\1pass", cell.source)) for cell in code_cells(read(path))]
+    functions = {}
+    for k, cell in enumerate(cells):
+        functions |= bindings(cell)[1]
+        calls = [n for n in ast.walk(cell) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "explore"]
+        for call in calls:
+            later = set().union(*(bindings(other)[0] for other in cells[k + 1 :]))
+            taken = needs(call.args[0].id, functions) & later
+            assert not taken, f"a later cell of {path.stem} rebinds {sorted(taken)}, which {call.args[0].id} reads"
 
 
 @each_lesson
