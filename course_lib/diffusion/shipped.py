@@ -12,7 +12,7 @@ SHIPPED = {
     "diffusion_fashion_mnist": ((1, 28, 28), {"classes": 10, "width": 32}),
     "diffusion_cats": ((3, 32, 32), {"width": 40, "attention": (1,), "dropout": 0.1}),
 }
-# Two levels, of a quarter and a sixteenth of the pixels: small enough for a laptop to learn within half an hour.
+# Two levels, of a quarter and a sixteenth of the pixels: small enough for one core of a laptop to learn within an hour.
 NETWORK = {"multipliers": (1, 2), "patch": 2}
 
 
