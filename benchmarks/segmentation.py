@@ -1,7 +1,7 @@
 """Segmentation, measured: the live training and the shipped network on new scenes, and run lengths against pycocotools.
 
     python benchmarks/segmentation.py                 # about 5 minutes on 2 cores
-    python benchmarks/segmentation.py --only speed   # or live, or shipped
+    python benchmarks/segmentation.py --only speed    # or live, or shipped
 
 *live*: the lesson's network and settings, 45 s of training for each of three seeds, on top of chapter 7's detector as
 in the lesson, and once from random weights; drawing the scenes is not counted. *shipped*: the checkpoint. Both are

@@ -89,7 +89,7 @@ def test_pictures_are_centred_and_points_are_not():
         x, t = notes.asked[-1]
         a, s = schedule.at(t, x)
         noise = (x - a * x0) / s  # N(0, 1) whatever the time; of another X_0 it would be 6 off at t = 1
-        assert noise.abs().max() < 4.5
+        assert noise.abs().max() < 4
 
 
 def test_conditions_are_left_out_as_often_as_asked():
@@ -332,7 +332,7 @@ def test_the_recipe_knows_what_ships():
         assert (preset.drop is not None) == diffusion.build(name).network.config.conditional
     shares = [module.rate(done, 1000) for done in range(1001)]
     assert max(shares) == max(shares[150:250]) > 0.85 and shares[0] < 0.01 and shares[-1] < 1e-9
-    with pytest.raises(SystemExit, match="cannot share"):
+    with pytest.raises(SystemExit, match="diffusion_mnist, .*diffusion_cats cannot share --out, --state or --json"):
         module.main(["--json", "scores.json"])
 
 
@@ -381,6 +381,7 @@ def test_shipped_denoisers_reached(name):
     assert (checkpoints.folder() / f"{name}.safetensors").stat().st_size <= 3_000_000
     metadata, bars = checkpoints.load(name)[1], REACHED[name]
     assert metadata["recipe"].startswith("python recipes/diffusion.py") and f"--model {name}" in metadata["recipe"]
+    assert json.loads(metadata["score"])["Fréchet distance"]["n"] == 10_000
     scores = {fact: score["value"] for fact, score in json.loads(metadata["score"]).items()}
     assert scores["Fréchet distance"] < bars["Fréchet distance"] and scores["copied"] < 0.05
     assert all(scores[fact] > bars[fact] for fact in bars if fact != "Fréchet distance")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -288,5 +289,6 @@ def test_ignored_pixels_may_say_anything():
 def test_counts_are_whole_numbers():
     with pytest.raises(TypeError, match="runs as whole numbers"):
         rle.from_coco({"size": [2, 3], "counts": [1.9, 2.2, 3.5]})
+    assert rle.area(rle.from_coco({"size": [2, 3], "counts": list(np.array([1, 2, 3]))})) == 2  # NumPy's count, too
     with pytest.raises(ValueError, match="runs of a mask -2×-3"):
         rle.from_coco({"size": [-2, -3], "counts": [6]})

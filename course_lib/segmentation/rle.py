@@ -6,6 +6,7 @@ fourth run on, the difference to the run two before it, which for a smooth outli
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -113,7 +114,7 @@ def from_coco(stored: Mapping[str, object]) -> RLE:
         raise ValueError(f"expected a mask with size and counts; got {sorted(stored)}")
     size, counts = tuple(stored["size"]), stored["counts"]
     if isinstance(counts, list):
-        if not all(isinstance(count, int) for count in counts):
+        if not all(isinstance(count, Integral) for count in counts):
             raise TypeError(f"expected runs as whole numbers; got {counts}")
         return RLE(size, torch.tensor(counts, dtype=torch.int64))
     return from_text(counts.decode() if isinstance(counts, bytes) else counts, size)
