@@ -21,10 +21,11 @@ import torch
 import torchvision
 from torch import Tensor
 
-from course_lib import detection
-from course_lib.base import recipes, runtime, scenes
-from course_lib.base.pictures import DownloadError
-from course_lib.base.training import Loop
+from course_lib import detection, scenes
+from course_lib.base import runtime, zoo
+from course_lib.base.datasets import DownloadError
+from course_lib.base.loop import Loop
+from recipes import common
 
 PARTS = ("operations", "live", "shipped")
 SECONDS = 45.0  # of live training
@@ -85,13 +86,13 @@ def operations(quick: bool) -> dict[str, dict[str, object]]:
     return rows
 
 
-def scene_data(n: int, seed: int) -> detection.Annotated:
+def scene_data(n: int, seed: int) -> detection.DetectionDataset:
     """Scenes of 64 × 64 pixels in memory."""
     kept = scenes.Scenes(n, 64, seed).render_all(lambda p: (p.image, detection.Objects(p.boxes, p.labels)))
-    return detection.Annotated(*zip(*kept, strict=True))
+    return detection.DetectionDataset(*zip(*kept, strict=True))
 
 
-def training(data: detection.Annotated, seed: int, steps: int, device: torch.device) -> Loop:
+def training(data: detection.DetectionDataset, seed: int, steps: int, device: torch.device) -> Loop:
     """The lesson's training, not yet run."""
     runtime.seed_everything(seed)
     detector = detection.Detector(len(scenes.THINGS)).to(device, memory_format=torch.channels_last)
@@ -99,7 +100,7 @@ def training(data: detection.Annotated, seed: int, steps: int, device: torch.dev
     rng = torch.Generator(device).manual_seed(seed)
     step = detection.detection_step(detector, optimiser, rng, schedule=schedule)
     parts = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": rng}
-    return Loop(step, data, steps=steps, batch_size=BATCH, parts=parts, averages={"detector": 0.99}, seed=seed)
+    return Loop(step, data, steps=steps, batch_size=BATCH, stateful=parts, averages={"detector": 0.99}, seed=seed)
 
 
 def live(quick: bool) -> dict[str, dict[str, object]]:
@@ -121,20 +122,20 @@ def live(quick: bool) -> dict[str, dict[str, object]]:
     return rows
 
 
-def judge(detector: detection.Detector, held_out: detection.Annotated) -> dict[str, object]:
-    """COCO's numbers, and how many pictures a second it reads."""
-    pictures = held_out.images.float() / 255
+def judge(detector: detection.Detector, held_out: detection.DetectionDataset) -> dict[str, object]:
+    """COCO's numbers, and how many images a second it reads."""
+    images = held_out.images.float() / 255
     begin = time.perf_counter()
-    found = detection.detect(detector, pictures.to(next(detector.parameters()).device))
-    speed = len(pictures) / (time.perf_counter() - begin)
+    found = detection.detect(detector, images.to(next(detector.parameters()).device))
+    speed = len(images) / (time.perf_counter() - begin)
     summary = detection.evaluate([f.to("cpu") for f in found], held_out.truth).summary()
-    return {name: summary[name] for name in ("AP", "AP50", "AP75", "AR 100")} | {"pictures/s": speed}
+    return {name: summary[name] for name in ("AP", "AP50", "AP75", "AR 100")} | {"images/s": speed}
 
 
 def shipped(quick: bool) -> dict[str, dict[str, object]]:
     """What the files of data/checkpoints reach."""
     device, rows = runtime.device(), {}
-    scene_detector = detection.load("detector_scenes", device)
+    scene_detector = zoo.load("detector_scenes", device)
     rows["detector_scenes, other scenes"] = judge(scene_detector, scene_data(20 if quick else 500, SHIPPED_SEED))
     try:
         photographs = detection.load_pedestrians("test")[: 4 if quick else None]
@@ -142,13 +143,13 @@ def shipped(quick: bool) -> dict[str, dict[str, object]]:
         print(f"Penn-Fudan is not at hand, so the pedestrian detector is not judged: {error}")
         return rows
     small = [p.resized(detection.PEDESTRIAN_SIDE) for p in photographs]
-    detector = detection.load("detector_pedestrians", device)
+    detector = zoo.load("detector_pedestrians", device)
     begin = time.perf_counter()
     found = [detection.detect(detector, p.image[None].to(device))[0].to("cpu") for p in small]
     speed = len(small) / (time.perf_counter() - begin)
     summary = detection.evaluate(found, [p.objects for p in small]).summary()
     chosen = {name: summary[name] for name in ("AP", "AP50", "AP75", "AR 100")}
-    rows["detector_pedestrians, held-out Penn-Fudan"] = chosen | {"pictures/s": speed}
+    rows["detector_pedestrians, held-out Penn-Fudan"] = chosen | {"images/s": speed}
     return rows
 
 
@@ -177,7 +178,7 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
     rows: dict[str, dict[str, object]] = {}
     for part in options.only or PARTS:
         found = {"operations": operations, "live": live, "shipped": shipped}[part](options.quick)
-        print(recipes.table(found), flush=True)
+        print(common.table(found), flush=True)
         rows |= found
     met = bars(rows)
     for claim, holds in met.items():

@@ -3,7 +3,7 @@
     pip install -e .[bench]                                       # diffusers, the peer of the first two parts
     COURSE_DATA=/path/to/data python benchmarks/diffusion.py      # 10 minutes on 2 cores, and part 4 half an hour
 
-1. **step**: pictures a second of a training step at 3×32×32, batch 32: our U-Net and step against `UNet2DModel` with
+1. **step**: images a second of a training step at 3×32×32, batch 32: our U-Net and step against `UNet2DModel` with
    `DDPMScheduler`, of the same layers. First the two networks are given the same weights and must compute the same.
    The usual tutorial's step is float32; a row with bfloat16 autocast shows what is left when the peer gets it, too.
 2. **race**: seconds of training on the 8×8 digits until the Fréchet distance of 300 samples falls below 2: our
@@ -39,8 +39,18 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from course_lib import diffusion
-from course_lib.base import checkpoints, classifier, datasets, metrics, recipes, runtime, scores, unet
-from course_lib.base.training import Loop
+from course_lib.base import (
+    checkpoints,
+    classifier,
+    datasets,
+    metrics,
+    recipes,
+    runtime,
+    unet,
+    zoo,
+)
+from course_lib.base.loop import Loop
+from recipes import common
 
 STEP_BAR, LIVE_BAR, SAMPLING_BAR, SHIPPED_BAR = 1.5, 0.97, 1.05, 0.98
 GUIDANCE = 1.1  # what the shipped digits are best drawn with: as asked, and nearer to the data than without
@@ -125,7 +135,7 @@ def measure_step(quick: bool) -> Rows:
     x, t = torch.randn(2, 3, size, size), torch.tensor([3, 700])
     with torch.no_grad():
         torch.testing.assert_close(ours(x, t), theirs(x, t).sample, atol=1e-4, rtol=1e-3)
-    pictures = torch.rand(batch, 3, size, size)
+    images = torch.rand(batch, 3, size, size)
     adam = [torch.optim.Adam(network.parameters(), 1e-4) for network in (ours, theirs)]
     learn = diffusion.diffusion_step(
         diffusion.Denoiser(ours, diffusion.linear()), adam[0], torch.Generator().manual_seed(0)
@@ -133,10 +143,10 @@ def measure_step(quick: bool) -> Rows:
     tutorial = tutorial_step(theirs, adam[1])
     mixed = torch.autocast("cpu", torch.bfloat16)
     kinds = {
-        "diffusers, float32": (contextlib.nullcontext(), lambda: tutorial(2 * pictures - 1)),
-        "diffusers, bfloat16": (mixed, lambda: tutorial(2 * pictures - 1)),
-        "ours, float32": (contextlib.nullcontext(), lambda: learn(pictures)),
-        "ours, bfloat16 where it pays": (runtime.autocast("cpu"), lambda: learn(pictures)),
+        "diffusers, float32": (contextlib.nullcontext(), lambda: tutorial(2 * images - 1)),
+        "diffusers, bfloat16": (mixed, lambda: tutorial(2 * images - 1)),
+        "ours, float32": (contextlib.nullcontext(), lambda: learn(images)),
+        "ours, bfloat16 where it pays": (runtime.autocast("cpu"), lambda: learn(images)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for repeat in range(repeats + 2):
@@ -174,7 +184,7 @@ class Student:
             datasets.load("digits"),
             steps=steps,
             batch_size=128,
-            parts=parts,
+            stateful=parts,
             seed=seed,
             averages={"network": 0.99},
             title=f"live, seed {seed}",
@@ -234,7 +244,7 @@ def race(quick: bool) -> Rows:
             super().__init__()
             self.network = network
 
-        def forward(self, x: Tensor, t: Tensor, condition: Tensor, keep: Tensor | None = None) -> Tensor:
+        def forward(self, x: Tensor, t: Tensor, condition: Tensor, condition_mask: Tensor | None = None) -> Tensor:
             return self.network(x, t - 1, class_labels=condition).sample
 
     model = diffusion.Denoiser(Adapter(), diffusion.linear(), "epsilon", (1, 8, 8))
@@ -257,9 +267,9 @@ def live(quick: bool) -> Rows:
     judge = KNeighborsClassifier(3).fit(digits[:][0].flatten(1).numpy(), digits.labels.numpy())
     asked = torch.arange(10 * per_class) % 10
 
-    def agreement(pictures: Tensor, labels: Tensor) -> scores.Score:
-        read = torch.from_numpy(judge.predict(pictures.flatten(1).numpy()))
-        return scores.share(read == labels)
+    def agreement(images: Tensor, labels: Tensor) -> metrics.Score:
+        read = torch.from_numpy(judge.predict(images.flatten(1).numpy()))
+        return metrics.proportion(read == labels)
 
     rows: Rows = {}
     for seed in range(seeds):
@@ -268,10 +278,12 @@ def live(quick: bool) -> Rows:
         with contextlib.suppress(Done):
             student.loop.run()
         drawn = [
-            diffusion.sample(student.averaged(), len(asked), asked, scale=w, rng=torch.Generator().manual_seed(seed))
+            diffusion.sample(
+                student.averaged(), len(asked), asked, guidance_scale=w, rng=torch.Generator().manual_seed(seed)
+            )
             for w in (1.0, 2.0)
         ]
-        plain, strong = (agreement(pictures, asked) for pictures in drawn)
+        plain, strong = (agreement(images, asked) for images in drawn)
         rows[f"seed {seed}"] = {
             "seconds": student.loop.seconds,
             "steps": student.loop.done,
@@ -292,12 +304,12 @@ def _ends_after(seconds: float) -> Callable[[Loop], None]:
 
 @torch.no_grad()
 def sampling(quick: bool, n: int, seed: int = 1) -> Rows:
-    """Part 4; n pictures for each sampler."""
+    """Part 4; n images for each sampler."""
     device = runtime.device()
-    model = diffusion.load("diffusion_mnist", device)
+    model = zoo.load("diffusion_mnist", device)
     n, ancestral = (40, 10) if quick else (n, 1000)
     held_out = datasets.load("mnist", "test")
-    look, judge = metrics.extractor("mnist"), classifier.load("mnist", device)
+    look, judge = metrics.extractor("mnist"), zoo.load("classifier_mnist", device)
     real = look(held_out[:][0].to(device))
     labels = torch.arange(n) % 10
     # Heun's step is two calls, but for the last: 19 in all.
@@ -309,14 +321,16 @@ def sampling(quick: bool, n: int, seed: int = 1) -> Rows:
         began = time.perf_counter()
         rng = torch.Generator().manual_seed(seed)
         with runtime.autocast(device):
-            drawn = diffusion.sample(model, n, labels, sampler=sampler, steps=steps, scale=scale, rng=rng).cpu()
+            drawn = diffusion.sample(
+                model, n, labels, sampler=sampler, steps=steps, guidance_scale=scale, rng=rng
+            ).cpu()
         seconds = time.perf_counter() - began
         repeats = 5 if quick else 100
         rows[name] = {
-            "pictures": n,
-            "milliseconds a picture": 1000 * seconds / n,
+            "images": n,
+            "milliseconds an image": 1000 * seconds / n,
             "Fréchet distance": metrics.frechet_score(real, look(drawn.to(device)), repeats=repeats),
-            "agreement": scores.share(judge(drawn.to(device)).argmax(1).cpu() == labels),
+            "agreement": metrics.proportion(judge(drawn.to(device)).argmax(1).cpu() == labels),
         }
     return rows
 
@@ -384,7 +398,7 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
     """Measure, print a table a part and the bars, and write what was asked for; returns the bars."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="some of the parts")
-    parser.add_argument("--pictures", type=int, default=2000, help="of part 4, for each sampler; default 2000")
+    parser.add_argument("--images", type=int, default=2000, help="of part 4, for each sampler; default 2000")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: does it run?")
     options = parser.parse_args(arguments)
@@ -395,9 +409,9 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
         elif part == "sampling" and not datasets.is_available("mnist"):
             print(f"{part}: left out, MNIST is neither in COURSE_DATA nor downloaded", file=sys.stderr)
         else:
-            given = {"n": options.pictures} if part == "sampling" else {}
+            given = {"n": options.images} if part == "sampling" else {}
             found[part] = PARTS[part](options.quick, **given)
-            print(f"\n{part}\n{recipes.table(found[part])}", flush=True)
+            print(f"\n{part}\n{common.table(found[part])}", flush=True)
     met = bars(found)
     print()
     for claim, holds in met.items():
@@ -405,7 +419,7 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
     if options.json:
         as_plain = {
             part: {
-                name: {key: dataclasses.asdict(v) if isinstance(v, scores.Score) else v for key, v in row.items()}
+                name: {key: dataclasses.asdict(v) if isinstance(v, metrics.Score) else v for key, v in row.items()}
                 for name, row in rows.items()
             }
             for part, rows in found.items()

@@ -3,7 +3,7 @@
     python benchmarks/gan.py --json gan.json               a minute or two on 2 cores
 
 The tutorial's step is the one found everywhere: torch's layers as they are, `BCELoss` of a sigmoid, one backward pass
-of D for the real and one for the fake pictures, then a third through D for G, which also computes D's gradients only
+of D for the real and one for the fake images, then a third through D for G, which also computes D's gradients only
 to throw them away. Ours computes the same updates (checked first, in float64, to rounding) and leaves out that waste;
 keeps pixels in the order that CPUs like; turns convolutions with one or three channels into their sub-pixel form; and
 uses bfloat16 where `runtime.autocast` has measured that it pays, as the training loop does. A row without it shows
@@ -61,7 +61,7 @@ class Tutorial(nn.Module):
         self.load_state_dict(ours.state_dict())  # refuses layers of other names or shapes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Noise → pictures, or pictures → probabilities (B,)."""
+        """Noise → images, or images → probabilities (B,)."""
         if self.side:
             return self.layers(self.project(x).view(len(x), -1, self.side, self.side))
         return torch.sigmoid(self.head(self.layers(x).flatten(1))).squeeze(1)
@@ -81,8 +81,8 @@ def tutorial_step(G: nn.Module, D: nn.Module, rng: torch.Generator) -> Callable[
     for_G, for_D = (torch.optim.Adam(network.parameters(), **ADAM) for network in (G, D))
     criterion = nn.BCELoss()
 
-    def step(pictures: Tensor) -> dict[str, Tensor]:
-        real, B = 2 * pictures - 1, len(pictures)
+    def step(images: Tensor) -> dict[str, Tensor]:
+        real, B = 2 * images - 1, len(images)
         ones, zeros = real.new_ones(B), real.new_zeros(B)
         D.zero_grad()
         error_real = criterion(D(real), ones)
@@ -119,9 +119,9 @@ def check_equal(channels: int, size: int, width: int) -> float:
         make(*pair, torch.Generator().manual_seed(1)) for make, pair in ((our_step, ours), (tutorial_step, theirs))
     ]
     for _ in range(3):
-        pictures = torch.rand(4, channels, size, size, dtype=torch.float64)
+        images = torch.rand(4, channels, size, size, dtype=torch.float64)
         for step in steps:
-            step(pictures)
+            step(images)
     pairs = [(n.state_dict(), m.state_dict()) for n, m in zip(ours, theirs, strict=True)]
     error = max(float((mine[k] - others[k]).abs().max()) for mine, others in pairs for k in mine)
     if error > 1e-6:
@@ -130,8 +130,8 @@ def check_equal(channels: int, size: int, width: int) -> float:
 
 
 def measure(channels: int, size: int, width: int, batch: int, repeats: int, device: torch.device) -> list[Row]:
-    """The steps in turn, from the same weights on the same random pictures."""
-    pictures = torch.rand(batch, channels, size, size, device=device)
+    """The steps in turn, from the same weights on the same random images."""
+    images = torch.rand(batch, channels, size, size, device=device)
     contexts = {"ours, float32": contextlib.nullcontext}
     if not isinstance(runtime.autocast(device), contextlib.nullcontext):
         contexts["ours, bfloat16 autocast"] = lambda: runtime.autocast(device)
@@ -146,7 +146,7 @@ def measure(channels: int, size: int, width: int, batch: int, repeats: int, devi
         for name, step in candidates.items():
             begin = time.perf_counter()
             with contexts.get(name, contextlib.nullcontext)():
-                losses = step(pictures)
+                losses = step(images)
             sum(losses.values()).item()  # waits for a GPU
             times[name].append(time.perf_counter() - begin)
     medians = {name: statistics.median(record[3:]) for name, record in times.items()}  # the first ones warm up

@@ -1,14 +1,14 @@
-"""Every shipped generator before the same judge: how near to real pictures, how true, how complete, how new.
+"""Every shipped generator before the same judge: how near to real images, how true, how complete, how new.
 
     COURSE_DATA=/path/to/data python benchmarks/generative_timeline.py --json timeline.json    # some minutes on 2 cores
 
-Draws 10,000 pictures from each checkpoint with a seed of its own, not the recipe's, and compares them with held-out
-real ones by `metrics.evaluate`, whose docstring says how many pictures each score takes and of which split. The rows
-"copies" are pictures of the training set passed off as generated: their Fréchet distance is what real pictures reach,
+Draws 10,000 images from each checkpoint with a seed of its own, not the recipe's, and compares them with held-out
+real ones by `metrics.evaluate`, whose docstring says how many images each score takes and of which split. The rows
+"copies" are images of the training set passed off as generated: their Fréchet distance is what real images reach,
 and "copied" shows that the last two scores see through them. (Of the cats the reference is the training set itself.)
 
 Below the table, the bars: Fréchet distance of StyleGAN < DCGAN < GAN 2014, DCGAN < VAE, and a conditional generator
-that draws the class asked for in 95 % of all cases, or in as many as its judge is right about real pictures, who of
+that draws the class asked for in 95 % of all cases, or in as many as its judge is right about real images, who of
 clothes knows 92.9 %. Exits with 1 where one is missed.
 """
 
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from course_lib import gan, stylegan, vae
-from course_lib.base import checkpoints, datasets, metrics, runtime
-from course_lib.base.scores import Score
+from course_lib.base import checkpoints, datasets, metrics, runtime, zoo
+from course_lib.base.metrics import Score
 
 SEED = 1  # the recipes judged with 0
 AGREEMENT = 0.95
@@ -32,23 +32,22 @@ AGREEMENT = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A shipped generator: the checkpoint's name, the data it learnt from, and how to load and to sample it."""
+    """A shipped generator: the checkpoint's name, the data it learnt from, and how to sample it."""
 
     file: str
     data: str
-    load: Callable[..., torch.nn.Module]
     sample: Callable[..., Tensor]
     conditional: bool = False
 
 
 MODELS = {
-    "VAE 2013": Model("vae_mnist", "mnist", vae.load, vae.sample),
-    "GAN 2014": Model("gan_mnist", "mnist", gan.load, gan.sample),
-    "DCGAN 2015": Model("dcgan_mnist", "mnist", gan.load, gan.sample),
-    "StyleGAN 2018": Model("stylegan_mnist", "mnist", stylegan.load, stylegan.sample),
-    "DCGAN, conditional": Model("dcgan_mnist_conditional", "mnist", gan.load, gan.sample, conditional=True),
-    "DCGAN, clothes": Model("dcgan_fashion_mnist", "fashion_mnist", gan.load, gan.sample, conditional=True),
-    "DCGAN, cats": Model("dcgan_cats", "cats", gan.load, gan.sample),
+    "VAE 2013": Model("vae_mnist", "mnist", vae.sample),
+    "GAN 2014": Model("gan_mnist", "mnist", gan.sample),
+    "DCGAN 2015": Model("dcgan_mnist", "mnist", gan.sample),
+    "StyleGAN 2018": Model("stylegan_mnist", "mnist", stylegan.sample),
+    "DCGAN, conditional": Model("dcgan_mnist_conditional", "mnist", gan.sample, conditional=True),
+    "DCGAN, clothes": Model("dcgan_fashion_mnist", "fashion_mnist", gan.sample, conditional=True),
+    "DCGAN, cats": Model("dcgan_cats", "cats", gan.sample),
 }
 
 # Titles of the columns: of facts, and of scores with the unit by which they are multiplied.
@@ -68,8 +67,8 @@ Row = dict[str, float | Score]
 
 
 def judge(model: Model, n: int, repeats: int, device: torch.device) -> Row:
-    """What the checkpoint tells of itself, and the scores of n new pictures."""
-    network = model.load(model.file, device)
+    """What the checkpoint tells of itself, and the scores of n new images."""
+    network = zoo.load(model.file, device)
     metadata = checkpoints.load(model.file)[1]
     facts = {
         "weights": sum(parameter.numel() for parameter in network.parameters()),
@@ -78,15 +77,15 @@ def judge(model: Model, n: int, repeats: int, device: torch.device) -> Row:
     }
     if model.conditional:
         judge = json.loads(checkpoints.load(f"classifier_{model.data}")[1]["score"])
-        facts["judge"] = judge["test accuracy"]["value"]  # on real pictures
+        facts["judge"] = judge["test accuracy"]["value"]  # on real images
     labels = torch.arange(n) % network.classes if model.conditional else None
     given = () if labels is None else (labels,)
-    pictures = model.sample(network, n, *given, rng=torch.Generator().manual_seed(SEED))
-    return facts | metrics.evaluate(pictures, model.data, labels=labels, repeats=repeats)
+    images = model.sample(network, n, *given, rng=torch.Generator().manual_seed(SEED))
+    return facts | metrics.evaluate(images, model.data, labels=labels, repeats=repeats)
 
 
 def copies(data: str, n: int, repeats: int, device: torch.device) -> Row:
-    """The scores of n pictures of the training set."""
+    """The scores of n images of the training set."""
     training = datasets.load(data)
     chosen = torch.randperm(len(training), generator=torch.Generator().manual_seed(SEED))[:n]
     return dict(metrics.evaluate(training[chosen][0].to(device), data, repeats=repeats))
@@ -134,7 +133,7 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
     """Judge, print the table and the bars, and write what was asked for; returns the bars."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument("--quick", action="store_true", help="300 pictures, and only of MNIST: does it run?")
+    parser.add_argument("--quick", action="store_true", help="300 images, and only of MNIST: does it run?")
     options = parser.parse_args(arguments)
     n, repeats = (300, 5) if options.quick else (10_000, 100)
     wanted = {name: model for name, model in MODELS.items() if model.data == "mnist" or not options.quick}
@@ -143,13 +142,13 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
         print(f"{data} is not at hand, so nothing that learnt from it is judged", file=sys.stderr)
     if not any(at_hand.values()):
         raise SystemExit(
-            "no held-out pictures to compare with: set COURSE_DATA to a folder with MNIST, Fashion-MNIST and CIFAR-10 "
+            "no held-out images to compare with: set COURSE_DATA to a folder with MNIST, Fashion-MNIST and CIFAR-10 "
             'in torchvision\'s layout, or download them once with datasets.load("mnist") and so on'
         )
     device = runtime.device()
     rows = {name: judge(model, n, repeats, device) for name, model in wanted.items() if at_hand[model.data]}
     rows |= {f"copies of {data}": copies(data, n, repeats, device) for data, there in at_hand.items() if there}
-    print(f"{n:,} pictures of each; torch {torch.__version__}, {device}; 95 % intervals")
+    print(f"{n:,} images of each; torch {torch.__version__}, {device}; 95 % intervals")
     print(table(rows))
     met = bars(rows)
     for claim, holds in met.items():
@@ -159,7 +158,7 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
             name: {key: dataclasses.asdict(v) if isinstance(v, Score) else v for key, v in row.items()}
             for name, row in rows.items()
         }
-        report = {"pictures": n, "seed": SEED, "rows": plain, "bars": met}
+        report = {"images": n, "seed": SEED, "rows": plain, "bars": met}
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return met
 

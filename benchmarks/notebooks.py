@@ -168,7 +168,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 
 def write_html(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Write `target/name.html`, one file with its pictures inside; `folder` is where the notebook lies."""
+    """Write `target/name.html`, one file with its images inside; `folder` is where the notebook lies."""
     exporter = nbconvert.HTMLExporter(embed_images=True)
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(folder)}})
     target.mkdir(parents=True, exist_ok=True)

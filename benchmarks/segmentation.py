@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib import detection, segmentation
-from course_lib.base import recipes, runtime, scenes
-from course_lib.base.training import Loop
+from course_lib import detection, scenes, segmentation
+from course_lib.base import runtime, zoo
+from course_lib.base.loop import Loop
 from course_lib.segmentation import rle
+from recipes import common
 
 SECONDS, SIZE = 45.0, 64  # of training; pixels
 SCENES, BATCH = 2000, 16  # to learn from live
@@ -33,25 +34,25 @@ PARTS = ("speed", "shipped", "live")
 BARS = {"live mIoU ≥ 0.85": ("live", "mIoU", 0.85), "shipped PQ ≥ 0.70": ("shipped", "PQ", 0.70)}
 
 
-def live(seed: int, seconds: float, count: int, judges: list[scenes.Picture], *, transfer: bool) -> dict[str, float]:
+def live(seed: int, seconds: float, count: int, judges: list[scenes.Rendering], *, transfer: bool) -> dict[str, float]:
     """Train for so many seconds, then judge the moving average.
 
     The schedule of the learning rate needs to know the number of steps, so the speed is measured first.
     """
     device = runtime.device()
-    data = segmentation.Targets.draw(count, SIZE, seed)
+    data = segmentation.SegmentationDataset.draw(count, SIZE, seed)
 
     def run(steps: int) -> Loop:
         torch.manual_seed(seed)
         network = segmentation.SegmentationNet()
         if transfer:
-            network.take_up(detection.load("detector_scenes"))
+            network.take_up(zoo.load("detector_scenes"))
         network.to(device)
         optimiser, schedule = segmentation.optimiser_and_schedule(network, steps)
         rng = torch.Generator(device).manual_seed(seed)
         step = segmentation.segmentation_step(network, optimiser, rng, schedule=schedule)
         parts = {"network": network, "optimiser": optimiser, "schedule": schedule, "rng": rng}
-        loop = Loop(step, data, steps=steps, batch_size=BATCH, seed=seed, parts=parts, averages={"network": 0.98})
+        loop = Loop(step, data, steps=steps, batch_size=BATCH, seed=seed, stateful=parts, averages={"network": 0.98})
         loop.run()
         return loop
 
@@ -62,9 +63,9 @@ def live(seed: int, seconds: float, count: int, judges: list[scenes.Picture], *,
     return {"steps": loop.steps, "seconds": loop.seconds, **scores}
 
 
-def shipped(judges: list[scenes.Picture]) -> dict[str, float]:
-    """The checkpoint's scores, and its seconds a picture for all three answers."""
-    network = segmentation.load(device=runtime.device())
+def shipped(judges: list[scenes.Rendering]) -> dict[str, float]:
+    """The checkpoint's scores, and its seconds an image for all three answers."""
+    network = zoo.load("panoptic_scenes", runtime.device())
     begin = time.perf_counter()
     scores = segmentation.evaluate(network, judges)
     return {**scores, "ms a scene, with judging": 1000 * (time.perf_counter() - begin) / len(judges)}
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         sizes = [(32, 40, 4)] if options.quick else [(64, 64, 100), (480, 640, 20)]
         for H, W, n in sizes:
             rows |= speed(H, W, n, 2 if options.quick else 10)
-        print(recipes.table(rows) + "\n")
+        print(common.table(rows) + "\n")
     judged: dict[str, dict] = {}
     if {"shipped", "live"} & set(options.only):
         judges = scenes.Scenes(10 if options.quick else 200, SIZE, HELD_OUT_SEED).render_all()
@@ -154,7 +155,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
             for seed in seeds:
                 judged[f"live, seed {seed}"] = live(seed, seconds, count, judges, transfer=True)
             judged["from random weights"] = live(seeds[0], seconds, count, judges, transfer=False)
-        print(f"on {len(judges)} new scenes\n" + recipes.table(judged))
+        print(f"on {len(judges)} new scenes\n" + common.table(judged))
     met = {}
     for claim, (part, name, least) in BARS.items():
         values = [row[name] for key, row in judged.items() if key.startswith(part)]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from course_lib import style_transfer as nst
-from course_lib.base import features, images, pictures, plots, runtime
+from course_lib.base import datasets, features, images, plots, runtime, zoo
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG, VGG19_WIDTHS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,18 +55,18 @@ def course_data() -> Path | None:
     return Path(os.environ["COURSE_DATA"]) if os.environ.get("COURSE_DATA") else None
 
 
-def picture(name: str, size: int) -> Tensor:
-    """A square picture by name, built in or of COURSE_DATA/style_pairs."""
-    loaded = images.load(course_data() / "style_pairs" / name) if "/" in name else pictures.load(name)
+def square_image(name: str, size: int) -> Tensor:
+    """A square image by name, built in or of COURSE_DATA/style_pairs."""
+    loaded = images.load(course_data() / "style_pairs" / name) if "/" in name else datasets.load_image(name)
     return images.centre_crop(loaded, size)
 
 
 def vgg19() -> tuple[VGG, nst.Weights]:
     """VGG-19, normalised, as much of it as there is on this machine, and the layers of its losses."""
     try:
-        return features.load("vgg19", device="cpu"), PAPER
-    except pictures.DownloadError:
-        calibration = [pictures.load(name, size=224) for name in features.CALIBRATION]
+        return zoo.load("vgg19", device="cpu"), PAPER
+    except datasets.DownloadError:
+        calibration = [datasets.load_image(name, size=224) for name in features.CALIBRATION]
         if course_data():
             known = torch.load(next((course_data() / "weights").glob("vgg19*.pth")), weights_only=True)
             network = features.from_torchvision(known, name="VGG-19 to relu3_1, ImageNet weights")
@@ -103,7 +103,7 @@ class PlainVGG(nn.Module):
 
 
 def plain_transfer(objective: nst.Objective, x: Tensor, evaluations: int) -> list[float]:
-    """The usual tutorial's loop and Gram matrix; the total loss at each evaluation."""
+    """The usual tutorial's loop and Gram matrix; the total loss at each panoptic."""
 
     def gram(features: Tensor) -> Tensor:
         B, C, H, W = features.shape
@@ -140,7 +140,7 @@ def peak_mb() -> float:
 def run_side(side: str, size: int, steps: int, target: float | None) -> dict[str, float]:
     """One side of the comparison, in this process; `target` is the loss at which ours may stop."""
     network, weights = vgg19()
-    content, style = picture("cat", size), picture("coffee", size)
+    content, style = square_image("cat", size), square_image("coffee", size)
     os.environ["COURSE_PRECISION"] = "float32"
     judge = nst.Objective(network, content, [style], weights)
     if side == "plain":
@@ -179,7 +179,7 @@ def run_side(side: str, size: int, steps: int, target: float | None) -> dict[str
     if not reached:  # an honest row: the loss that it did reach, in all of its time
         seconds = time.perf_counter() - start - judging
         with torch.no_grad():
-            reached = {"loss": float(judge(result.picture)["total"]), "seconds": seconds, "steps": OUR_STEPS}
+            reached = {"loss": float(judge(result.image)["total"]), "seconds": seconds, "steps": OUR_STEPS}
     return reached | {"peak MB": peak_mb(), "network": network.name, "evaluations at all sizes": evaluations}
 
 
@@ -222,7 +222,7 @@ class SqueezeNet(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         self.scales = dict.fromkeys(self.layers, 1.0)
         with torch.no_grad():  # the mean square that VGG's normalised layers have
-            seen = self.extract(pictures.load("cat", size=224), self.layers)
+            seen = self.extract(datasets.load_image("cat", size=224), self.layers)
         self.scales = {layer: (5 / float(f.square().mean())) ** 0.5 for layer, f in seen.items()}
 
     def extract(self, x: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor]:
@@ -237,8 +237,8 @@ class SqueezeNet(nn.Module):
 def painters() -> dict[str, tuple[nn.Module, nst.Weights]]:
     """The networks that paint, each with the layers that it paints by."""
     torch.manual_seed(0)
-    calibration = [pictures.load(name, size=224) for name in features.CALIBRATION]
-    found = {"embedded": (features.load("embedded", device="cpu"), nst.Weights())}
+    calibration = [datasets.load_image(name, size=224) for name in features.CALIBRATION]
+    found = {"embedded": (zoo.load("features", device="cpu"), nst.Weights())}
     random = features.normalise(VGG(EMBEDDED_WIDTHS, name="random weights"), calibration)
     found["random weights"] = (random.requires_grad_(False), nst.Weights())
     if course_data():
@@ -251,22 +251,22 @@ def painters() -> dict[str, tuple[nn.Module, nst.Weights]]:
 def quality(size: int, steps: int, pairs: tuple[tuple[str, str], ...], figure: Path | None) -> list[dict]:
     """Paint every pair with every network and judge it; prints a table, draws a figure, returns the table's rows."""
     judge, _ = vgg19()
-    rows, drawn = [], {pair: [picture(name, size) for name in pair] for pair in pairs}
+    rows, drawn = [], {pair: [square_image(name, size) for name in pair] for pair in pairs}
     print(f"\nWhat a judge sees ({judge.name}, at {', '.join(JUDGED)}), {size} px, {steps} steps a level, from noise")
     for name, (network, weights) in painters().items():
         for content_name, style_name in tqdm(pairs, desc=name, leave=False):
-            content, style = picture(content_name, size), picture(style_name, size)
+            content, style = square_image(content_name, size), square_image(style_name, size)
             objective = nst.Objective(judge, content, [style], nst.Weights(1, 1, 0, ("relu3_1",), JUDGED))
             x = torch.rand(content.shape, generator=torch.Generator().manual_seed(1))
             start = time.perf_counter()
             painted = nst.transfer(content, style, network, weights, steps=steps, progress=False,
-                                   generator=torch.Generator().manual_seed(0)).picture  # fmt: skip
+                                   generator=torch.Generator().manual_seed(0)).image  # fmt: skip
             seconds = time.perf_counter() - start
             drawn[content_name, style_name].append(painted)
             with torch.no_grad():
                 noise, end = objective(x), objective(painted)
             left = {kind: float(end[kind] / noise[kind]) for kind in ("style", "content")}
-            rows.append({"network": name, "content picture": content_name, "style picture": style_name,
+            rows.append({"network": name, "content image": content_name, "style image": style_name,
                          "seconds": seconds, **left})  # fmt: skip
     print(
         f"geometric means over {len(pairs)} pairs\n{'network':28}{'style left':>12}{'content left':>14}{'seconds':>10}"
@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="px (default: 256 for speed, 128 for quality)")
     parser.add_argument("--steps", type=int, help="default: 300 for speed, 100 a level for quality")
     parser.add_argument("--json", type=Path, help="write the numbers there too")
-    parser.add_argument("--figure", type=Path, help="write what the networks painted there, as a picture")
+    parser.add_argument("--figure", type=Path, help="write what the networks painted there, as an image")
     parser.add_argument("--quick", action="store_true", help="tiny sizes that only show that it works")
     parser.add_argument("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--target", help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
-"""Style transfer by optimising the picture itself: Gatys, Ecker & Bethge, CVPR 2016 (lecture: «Перенос стиля»).
+"""Style transfer by optimising the image itself: Gatys, Ecker & Bethge, CVPR 2016 (lecture: «Перенос стиля»).
 
-With p the content picture, a the style picture, x the picture sought, and at a layer l of a fixed network the features
+With p the content image, a the style image, x the image sought, and at a layer l of a fixed network the features
 F, P of x and p and the Gram matrices G, A of x and a:
 
     L_content = mean over channels and positions of (F − P)²            (paper eq. 1)
@@ -9,7 +9,7 @@ F, P of x and p and the Gram matrices G, A of x and a:
     L_total   = α L_content + β L_style                                 (paper eq. 7)
 
 Departure from the paper: where it sums we take means, and a Gram matrix is divided by the number of positions. The
-terms, and so the effect of α/β, then do not depend on the size of the picture; and as the activations of our networks
+terms, and so the effect of α/β, then do not depend on the size of the image; and as the activations of our networks
 are about one on average (`features.normalise`), the ratios of the lecture, 1e-4 … 1e-1, lead from style to content.
 """
 
@@ -76,9 +76,9 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
     return (gram - target).square().mean()
 
 
-def total_variation(picture: Tensor) -> Tensor:
+def total_variation(image: Tensor) -> Tensor:
     """Mean squared difference of neighbouring pixels (B, C, H, W), a scalar (Mahendran & Vedaldi 2015, β = 2)."""
-    return picture.diff(dim=-2).square().mean() + picture.diff(dim=-1).square().mean()
+    return image.diff(dim=-2).square().mean() + image.diff(dim=-1).square().mean()
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ class Weights:
 
 
 class Objective:
-    """L_total of a picture for fixed content and style: `objective(x)` returns the named losses, `total` among them.
+    """L_total of an image for fixed content and style: `objective(x)` returns the named losses, `total` among them.
 
     Args:
         network: the feature network.
-        content: p, (1, 3, H, W) in [0, 1]; the pictures that the objective judges must have this size.
-        styles: pictures a, each (1, 3, H', W') in [0, 1].
+        content: p, (1, 3, H, W) in [0, 1]; the images that the objective judges must have this size.
+        styles: images a, each (1, 3, H', W') in [0, 1].
         weights: α, β and the layers.
         style_weights: the share of each style; equal by default. They are divided by their sum.
     """
@@ -129,21 +129,21 @@ class Objective:
                 for layer, F in features.items():
                     self.grams[layer] = self.grams.get(layer, 0) + gram_matrix(F) * (share / sum(shares))
 
-    def _features(self, picture: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    def _features(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         if not layers:
             return {}
-        with runtime.autocast(picture.device):
-            features = self.network.extract(picture, layers)
-        return {layer: F.to(picture.dtype) for layer, F in features.items()}
+        with runtime.autocast(image.device):
+            features = self.network.extract(image, layers)
+        return {layer: F.to(image.dtype) for layer, F in features.items()}
 
-    def __call__(self, picture: Tensor) -> dict[str, Tensor]:
-        features = self._features(picture, [*self.content, *self.grams])
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        features = self._features(image, [*self.content, *self.grams])
         content = sum(content_loss(features[layer], P) for layer, P in self.content.items())
         style = sum(style_loss(gram_matrix(features[layer]), A) for layer, A in self.grams.items())
         losses = {
-            "content": picture.new_zeros(()) + content / max(1, len(self.content)),
-            "style": picture.new_zeros(()) + style / max(1, len(self.grams)),
-            "tv": total_variation(picture) if self.weights.tv else picture.new_zeros(()),
+            "content": image.new_zeros(()) + content / max(1, len(self.content)),
+            "style": image.new_zeros(()) + style / max(1, len(self.grams)),
+            "tv": total_variation(image) if self.weights.tv else image.new_zeros(()),
         }
         w = self.weights
         losses["total"] = w.alpha * losses["content"] + w.beta * losses["style"] + w.tv * losses["tv"]
@@ -152,9 +152,9 @@ class Objective:
 
 @dataclass
 class Result:
-    """What a transfer leaves: the picture (1, 3, H, W) in [0, 1], and what happened on the way."""
+    """What a transfer leaves: the image (1, 3, H, W) in [0, 1], and what happened on the way."""
 
-    picture: Tensor
+    image: Tensor
     history: list[dict[str, float]] = field(default_factory=list)  # a step: step, size (shorter side, px), losses
     interrupted: bool = False
 
@@ -163,36 +163,36 @@ Callback = Callable[[int, Tensor, dict[str, float]], None]
 
 
 def optimise(
-    picture: Tensor,
+    image: Tensor,
     objective: Objective,
     steps: int,
     optimiser: str = "lbfgs",
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Result:
-    """Descend the objective from a picture, whose pixels are the only parameters.
+    """Descend the objective from an image, whose pixels are the only parameters.
 
     Args:
-        picture: the start, (1, 3, H, W).
+        image: the start, (1, 3, H, W).
         objective: what to lower; called once a step.
         steps: how many gradients to take.
         optimiser: "lbfgs", as in the paper, or "adam".
-        callback: gets step, picture (a copy, in [0, 1]) and losses, after each evaluation.
+        callback: gets step, image (a copy, in [0, 1]) and losses, after each panoptic.
 
     Returns:
-        The picture of the lowest total loss seen; on KeyboardInterrupt the best until then.
+        The image of the lowest total loss seen; on KeyboardInterrupt the best until then.
     Raises:
         FloatingPointError: a loss is not finite; says at which step, and what to change.
     """
     if steps < 1 or optimiser not in ("lbfgs", "adam"):
         raise ValueError(f"steps must be 1 or more, optimiser 'lbfgs' or 'adam'; got {steps}, {optimiser!r}")
-    x = picture.detach().clone().requires_grad_()
+    x = image.detach().clone().requires_grad_()
     engine, rate = _engine(optimiser, x, 1.0), 1.0
-    result, lowest = Result(picture), math.inf
+    result, lowest = Result(image), math.inf
 
     def closure() -> Tensor:
         nonlocal lowest
-        # Only then is the loss that of a picture: values beyond [0, 1] lower it, and clamping them at the end alone
+        # Only then is the loss that of an image: values beyond [0, 1] lower it, and clamping them at the end alone
         # would raise it again (on rocket + hubble_deep_field from 0.008 to 0.36).
         x.data.clamp_(0, 1)
         losses = objective(x)
@@ -203,11 +203,11 @@ def optimise(
             raise FloatingPointError(f"{', '.join(bad)} not finite at step {step}: {advice}")
         result.history.append({"step": step, "size": min(x.shape[-2:]), **values})
         if values["total"] < lowest:
-            lowest, result.picture = values["total"], x.detach().clone()
+            lowest, result.image = values["total"], x.detach().clone()
         if callback is not None:
             callback(step, x.detach().clone(), values)
         x.grad = None
-        # A pixel's share of a mean falls with the size of the picture; the sum keeps gradients of one size.
+        # A pixel's share of a mean falls with the size of the image; the sum keeps gradients of one size.
         scaled = losses["total"] * x[0, 0].numel()
         scaled.backward()
         return scaled.detach()
@@ -218,8 +218,8 @@ def optimise(
                 engine.step(closure)
                 if result.history[-1]["total"] > 3 * lowest:
                     # L-BFGS learns the curvature from moves that the clamp may have shortened, and then, rarely, leaps
-                    # away: back to the best picture, without its memory, and on in smaller steps.
-                    x.data.copy_(result.picture)
+                    # away: back to the best image, without its memory, and on in smaller steps.
+                    x.data.copy_(result.image)
                     rate /= 2
                     engine = _engine(optimiser, x, rate)
                 bar.set_postfix(loss=f"{result.history[-1]['total']:.4g}", refresh=False)
@@ -261,16 +261,16 @@ def transfer(
 ) -> Result:
     """Paint the content in the style, coarse to fine (Gatys et al. 2017, "Controlling Perceptual Factors").
 
-    The picture is first painted small, where a step costs little and a filter sees much of it, then enlarged and
-    painted on. Styles are scaled like the content, so that a brush stroke keeps its share of the picture.
+    The image is first painted small, where a step costs little and a filter sees much of it, then enlarged and
+    painted on. Styles are scaled like the content, so that a brush stroke keeps its share of the image.
 
     Args:
         content: p, (1, 3, H, W) in [0, 1]; the result has its size.
-        styles: one picture a, or several, each (1, 3, H', W') in [0, 1]; their sizes set that of the strokes.
-        network: from `features.load`, on the device of the pictures.
+        styles: one image a, or several, each (1, 3, H', W') in [0, 1]; their sizes set that of the strokes.
+        network: from `zoo.load`, on the device of the images.
         weights: α, β and layers; `Weights()` by default.
         style_weights: the share of each style in the mix.
-        start: "noise", x ~ N(1/2, 1/4²) as in the lecture; "content"; or a picture of the content's shape.
+        start: "noise", x ~ N(1/2, 1/4²) as in the lecture; "content"; or an image of the content's shape.
         steps: gradients taken at each level.
         coarsest: the least side of the smallest level, px (16 or more); None paints at full size only.
         optimiser: "lbfgs" or "adam".
@@ -280,12 +280,12 @@ def transfer(
         progress: whether to show a bar.
 
     Raises:
-        ValueError, TypeError: pictures of wrong shape, range or dtype, or options out of range.
+        ValueError, TypeError: images of wrong shape, range or dtype, or options out of range.
         FloatingPointError: a loss is not finite.
     """
     styles = [styles] if isinstance(styles, Tensor) else list(styles)
-    for name, picture in [("content", content), *((f"style {n}", style) for n, style in enumerate(styles))]:
-        _check_picture(picture, name)
+    for name, image in [("content", content), *((f"style {n}", style) for n, style in enumerate(styles))]:
+        _check_image(image, name)
     H, W = content.shape[-2:]
     if coarsest is not None and coarsest < 16:
         raise ValueError(f"coarsest must be 16 px or more, or None; got {coarsest}")
@@ -296,25 +296,25 @@ def transfer(
         scaled = [images.resize(a, tuple(max(16, side * size[0] // H) for side in a.shape[-2:])) for a in styles]
         objective = Objective(network, images.resize(content, size), scaled, weights or Weights(), style_weights)
         level = optimise(images.resize(x, size), objective, steps, optimiser, callback, progress)
-        x, history = level.picture, history + level.history
+        x, history = level.image, history + level.history
         if level.interrupted:
             break
     x = images.resize(x, (H, W))  # an interrupted one may still be small
     return Result(with_colours_of(content, x) if keep_colours else x, history, level.interrupted)
 
 
-def _check_picture(picture: Tensor, name: str) -> None:
-    if not isinstance(picture, Tensor) or not picture.is_floating_point():
-        given = picture.dtype if isinstance(picture, Tensor) else type(picture).__name__
+def _check_image(image: Tensor, name: str) -> None:
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        given = image.dtype if isinstance(image, Tensor) else type(image).__name__
         raise TypeError(f"{name} must be a floating-point tensor, got {given}")
-    if picture.ndim != 4 or picture.shape[:2] != (1, 3):
-        raise ValueError(f"{name} must be one RGB picture (1, 3, H, W), got {tuple(picture.shape)}")
-    if not (picture.min() >= 0 and picture.max() <= 1):  # also true of NaN
-        raise ValueError(f"{name} must have values in [0, 1], got {picture.min():.3g} … {picture.max():.3g}")
+    if image.ndim != 4 or image.shape[:2] != (1, 3):
+        raise ValueError(f"{name} must be one RGB image (1, 3, H, W), got {tuple(image.shape)}")
+    if not (image.min() >= 0 and image.max() <= 1):  # also true of NaN
+        raise ValueError(f"{name} must have values in [0, 1], got {image.min():.3g} … {image.max():.3g}")
 
 
 def _start(start: str | Tensor, content: Tensor, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
-    """The picture to start from, (1, 3, *size), of the content's device and dtype."""
+    """The image to start from, (1, 3, *size), of the content's device and dtype."""
     if isinstance(start, Tensor):
         if start.shape != content.shape:
             raise ValueError(f"start must have the content's shape {tuple(content.shape)}, got {tuple(start.shape)}")
@@ -322,16 +322,16 @@ def _start(start: str | Tensor, content: Tensor, size: tuple[int, int], generato
     if start == "content":
         return images.resize(content, size)
     if start != "noise":
-        raise ValueError(f"start must be 'noise', 'content' or a picture, got {start!r}")
+        raise ValueError(f"start must be 'noise', 'content' or an image, got {start!r}")
     device = generator.device if generator is not None else "cpu"
     noise = torch.randn(1, 3, *size, generator=generator, device=device, dtype=content.dtype)
     return 0.5 + 0.25 * noise.to(content.device)
 
 
-def with_colours_of(content: Tensor, picture: Tensor) -> Tensor:
-    """A picture's luminance with the content's chrominance, both (B, 3, H, W) in [0, 1] (Gatys et al. 2017, 5.1)."""
-    if content.shape != picture.shape:
-        raise ValueError(f"content {tuple(content.shape)} and picture {tuple(picture.shape)} differ in shape")
+def with_colours_of(content: Tensor, image: Tensor) -> Tensor:
+    """An image's luminance with the content's chrominance, both (B, 3, H, W) in [0, 1] (Gatys et al. 2017, 5.1)."""
+    if content.shape != image.shape:
+        raise ValueError(f"content {tuple(content.shape)} and image {tuple(image.shape)} differ in shape")
     luminance = content.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601, as in YIQ
     # I and Q are linear and vanish on greys: keeping them is adding the difference in luminance to R, G and B.
-    return (content + ((picture - content) * luminance).sum(dim=1, keepdim=True)).clamp(0, 1)
+    return (content + ((image - content) * luminance).sum(dim=1, keepdim=True)).clamp(0, 1)

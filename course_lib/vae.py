@@ -1,8 +1,8 @@
 """The variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114), and one whose likelihood is known exactly.
 
-An encoder gives each picture x a Gaussian q(z|x) = N(μ, diag σ²), a decoder gives each z a distribution p(x|z), and
+An encoder gives each image x a Gaussian q(z|x) = N(μ, diag σ²), a decoder gives each z a distribution p(x|z), and
 z ~ N(0, I) a priori. Training raises the ELBO, E_q log p(x|z) − KL(q(z|x) ‖ p(z)) ≤ log p(x) (equation 3). The
-networks are those of the paper's appendix C, with ReLU for tanh. Everything is in nats, per picture.
+networks are those of the paper's appendix C, with ReLU for tanh. Everything is in nats, per image.
 """
 
 import math
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.base import checkpoints
-from course_lib.base.training import Step, descend
+from course_lib.base import checkpoints, zoo
+from course_lib.base.loop import Step, descend
 
 
 def reparameterise(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
@@ -34,17 +34,17 @@ def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
     return -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(-1)
 
 
-def bernoulli_log_likelihood(logits: Tensor, pictures: Tensor) -> Tensor:
+def bernoulli_log_likelihood(logits: Tensor, images: Tensor) -> Tensor:
     """log p(x|z) = Σ x log y + (1 − x) log(1 − y) over the pixels, y = σ(logits) (appendix C.1), in nats.
 
     For greys between 0 and 1 this is no longer a probability of x: it is the expectation of the log-likelihood of
     pixels that are coins, heads with probability x.
 
     Args:
-        logits, pictures: (..., C, H, W) of shapes that broadcast; pictures in [0, 1]. Returns (...).
+        logits, images: (..., C, H, W) of shapes that broadcast; images in [0, 1]. Returns (...).
     """
-    logits, pictures = torch.broadcast_tensors(logits, pictures)
-    return -F.binary_cross_entropy_with_logits(logits, pictures, reduction="none").sum((-3, -2, -1))
+    logits, images = torch.broadcast_tensors(logits, images)
+    return -F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((-3, -2, -1))
 
 
 def gaussian_log_density(x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class VAE(nn.Module):
     """Fully connected encoder and decoder of one hidden layer each, with Bernoulli pixels.
 
     Args:
-        channels, size: of the pictures.
+        channels, size: of the images.
         hidden: units of the hidden layers. z_dim: of z; 2 makes a plane one can look at.
     """
 
@@ -79,25 +79,25 @@ class VAE(nn.Module):
         self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 2 * z_dim))
         self.decoder = nn.Sequential(nn.Linear(z_dim, hidden), nn.ReLU(), nn.Linear(hidden, pixels))
 
-    def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """μ and log σ² of q(z|x), (B, z_dim) each.
 
         Args:
-            pictures: (B, C, H, W) in [0, 1].
+            images: (B, C, H, W) in [0, 1].
 
         Raises:
-            ValueError: another shape, no pictures, NaN, or values outside [0, 1].
+            ValueError: another shape, no images, NaN, or values outside [0, 1].
         """
-        if pictures.ndim != 4 or pictures.shape[1:] != self.shape or len(pictures) == 0:
-            raise ValueError(f"expected pictures (B, {', '.join(map(str, self.shape))}), got {tuple(pictures.shape)}")
-        low, high = pictures.aminmax()
+        if images.ndim != 4 or images.shape[1:] != self.shape or len(images) == 0:
+            raise ValueError(f"expected images (B, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}")
+        low, high = images.aminmax()
         if not (low >= 0 and high <= 1):  # written so that NaN fails, too
-            raise ValueError(f"expected pictures in [0, 1], without NaN; got values from {low:.3g} to {high:.3g}")
-        mu, log_var = self.encoder(pictures).chunk(2, 1)
+            raise ValueError(f"expected images in [0, 1], without NaN; got values from {low:.3g} to {high:.3g}")
+        mu, log_var = self.encoder(images).chunk(2, 1)
         return mu, log_var
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits (..., C, H, W) of the pixels, of z (..., z_dim); their sigmoid is the mean picture.
+        """Logits (..., C, H, W) of the pixels, of z (..., z_dim); their sigmoid is the mean image.
 
         Raises:
             ValueError: z of another size.
@@ -106,43 +106,43 @@ class VAE(nn.Module):
             raise ValueError(f"expected z (..., {self.z_dim}), got {tuple(z.shape)}")
         return self.decoder(z).unflatten(-1, self.shape)
 
-    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, C, H, W) of reconstructions, and μ and log σ² (B, z_dim).
 
         Args:
-            pictures: (B, C, H, W) in [0, 1]. noise: ε (B, z_dim).
+            images: (B, C, H, W) in [0, 1]. noise: ε (B, z_dim).
 
         Raises:
             ValueError: noise of another shape, or what `encode` refuses.
         """
-        mu, log_var = self.encode(pictures)
+        mu, log_var = self.encode(images)
         if noise.shape != mu.shape:
             raise ValueError(f"expected noise {tuple(mu.shape)}, got {tuple(noise.shape)}")
         return self.decode(reparameterise(mu, log_var, noise)), mu, log_var
 
 
-def elbo(vae: VAE, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The two terms of the bound for each picture: E_q log p(x|z), estimated by one draw, and the KL divergence.
+def elbo(vae: VAE, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The two terms of the bound for each image: E_q log p(x|z), estimated by one draw, and the KL divergence.
 
     The ELBO is the first minus the second (equation 7 with L = 1).
 
     Args:
-        pictures: (B, C, H, W) in [0, 1]. noise: ε (B, z_dim).
+        images: (B, C, H, W) in [0, 1]. noise: ε (B, z_dim).
 
     Returns:
         (B,) each, in nats.
     """
-    logits, mu, log_var = vae(pictures, noise)
+    logits, mu, log_var = vae(images, noise)
     # Back from the 8 bits of mixed precision, for sums over hundreds of pixels.
-    logits, mu, log_var = (x.to(pictures.dtype) for x in (logits, mu, log_var))
-    return bernoulli_log_likelihood(logits, pictures), kl_divergence(mu, log_var)
+    logits, mu, log_var = (x.to(images.dtype) for x in (logits, mu, log_var))
+    return bernoulli_log_likelihood(logits, images), kl_divergence(mu, log_var)
 
 
-def log_likelihood(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
+def log_likelihood(vae: VAE, images: Tensor, noise: Tensor) -> Tensor:
     """`importance_bound` on log p(x), one draw for each row of noise.
 
     Args:
-        pictures: (B, C, H, W) in [0, 1]. noise: ε (K, B, z_dim).
+        images: (B, C, H, W) in [0, 1]. noise: ε (K, B, z_dim).
 
     Returns:
         (B,), in nats.
@@ -150,12 +150,12 @@ def log_likelihood(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
     Raises:
         ValueError: noise of another shape, or what `VAE.encode` refuses.
     """
-    mu, log_var = vae.encode(pictures)
+    mu, log_var = vae.encode(images)
     if noise.ndim != 3 or noise.shape[1:] != mu.shape:
         raise ValueError(f"expected noise (K, {', '.join(map(str, mu.shape))}), got {tuple(noise.shape)}")
     z = reparameterise(mu, log_var, noise)
     zero = torch.zeros_like(mu)
-    log_joint = bernoulli_log_likelihood(vae.decode(z), pictures) + gaussian_log_density(z, zero, zero)
+    log_joint = bernoulli_log_likelihood(vae.decode(z), images) + gaussian_log_density(z, zero, zero)
     return importance_bound(log_joint, gaussian_log_density(z, mu, log_var))
 
 
@@ -166,14 +166,14 @@ def vae_step(vae: VAE, optimiser: torch.optim.Optimizer, rng: torch.Generator) -
         rng: draws ε, on its own device; give it to the loop as a part, so that a run resumes.
 
     Returns:
-        batch → the mean `reconstruction` (−E_q log p(x|z)) and `KL`, in nats a picture. A batch is pictures in
-        [0, 1], or a tuple (pictures, labels); labels are not used.
+        batch → the mean `reconstruction` (−E_q log p(x|z)) and `KL`, in nats an image. A batch is images in
+        [0, 1], or a tuple (images, labels); labels are not used.
     """
 
     def step(batch: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        pictures = batch[0] if isinstance(batch, tuple | list) else batch
-        noise = torch.randn(len(pictures), vae.z_dim, generator=rng, device=rng.device).to(pictures)
-        likelihood, divergence = (term.mean() for term in elbo(vae, pictures, noise))
+        images = batch[0] if isinstance(batch, tuple | list) else batch
+        noise = torch.randn(len(images), vae.z_dim, generator=rng, device=rng.device).to(images)
+        likelihood, divergence = (term.mean() for term in elbo(vae, images, noise))
         descend(divergence - likelihood, optimiser)
         return {"reconstruction": -likelihood.detach(), "KL": divergence.detach()}
 
@@ -190,26 +190,14 @@ def sample(vae: VAE, z: Tensor | int, rng: torch.Generator | None = None) -> Ten
         z: (..., z_dim), or how many to draw. rng: draws z; None: torch's own.
 
     Raises:
-        ValueError: no pictures asked for, or z of another size.
+        ValueError: no images asked for, or z of another size.
     """
     weight = next(vae.parameters())
     if isinstance(z, int):
         if z < 1:
-            raise ValueError(f"expected at least one picture; got {z}")
+            raise ValueError(f"expected at least one image; got {z}")
         z = torch.randn(z, vae.z_dim, generator=rng, device=weight.device if rng is None else rng.device)
     return vae.decode(z.to(weight)).sigmoid()
-
-
-def load(name: str = "vae_mnist", device: torch.device | str = "cpu") -> VAE:
-    """The VAE that `recipes/vae.py` trained and that ships with the course, frozen and in evaluation mode.
-
-    Args:
-        name: `vae_mnist`, or the path of a file that the recipe wrote.
-
-    Raises:
-        FileNotFoundError, CheckpointError: the file is missing, damaged, or of another network.
-    """
-    return checkpoints.ready(VAE(), name, device)
 
 
 class LinearGaussian(nn.Module):
@@ -257,3 +245,6 @@ class LinearGaussian(nn.Module):
         likelihood = -0.5 * (d * math.log(2 * math.pi * self.s**2) + error / self.s**2)
         divergence = 0.5 * (covariance.trace() + mu.square().sum(1) - z_dim - torch.logdet(covariance))
         return likelihood - divergence
+
+
+zoo.register("vae_mnist", VAE)

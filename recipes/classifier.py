@@ -1,13 +1,13 @@
-"""Train the classifiers by whose features generated pictures are judged: of the 8×8 digits, MNIST and Fashion-MNIST.
+"""Train the classifiers by whose features generated images are judged: of the 8×8 digits, MNIST and Fashion-MNIST.
 
     python recipes/classifier.py                    # all three; continues where it was interrupted
     python recipes/classifier.py --data mnist       # one of them
 
 A classifier alone soon forgets all that does not matter for the class, such as the slant of a digit, and would not miss
-it in generated pictures. So its features have to tell the picture, too: a linear readout, thrown away afterwards,
+it in generated images. So its features have to tell the image, too: a linear readout, thrown away afterwards,
 paints it from them. (It also makes the classifier more accurate.)
 
-Augmentation, as light as possible, for a judge that is blind to shifts would praise shifted pictures: shifts by whole
+Augmentation, as light as possible, for a judge that is blind to shifts would praise shifted images: shifts by whole
 pixels; handwriting is also turned and scaled a little. Clothes reach to the border, so they move by one pixel only,
 and are not mirrored: all the shoes look to the left.
 """
@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.base import classifier, datasets, metrics, recipes
+from course_lib.base import classifier, datasets, metrics
 from course_lib.base.classifier import Classifier
-from course_lib.base.training import Step, descend
+from course_lib.base.loop import Step, descend
+from recipes import common
 
-READOUT = 0.3  # weight of the readout's error, which is 1 for one that paints the mean picture
+READOUT = 0.3  # weight of the readout's error, which is 1 for one that paints the mean image
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,19 @@ PRESETS = {
 }
 
 
-def augment(pictures: Tensor, shift: float, turn: float, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, shift: float, turn: float, generator: torch.Generator) -> Tensor:
     """Shifted by up to `shift` sides in whole pixels, turned by up to `turn` degrees, scaled by as many percent."""
-    B, _, H, W = pictures.shape
+    B, _, H, W = images.shape
 
     def uniform(*shape: int) -> Tensor:
-        return 2 * torch.rand(shape, generator=generator, device=generator.device).to(pictures.device) - 1
+        return 2 * torch.rand(shape, generator=generator, device=generator.device).to(images.device) - 1
 
     angle, scale = math.radians(turn) * uniform(B), 1 + turn / 100 * uniform(B)
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    side = torch.tensor([W, H], device=pictures.device)
-    to = (shift * side * uniform(B, 2)).round() * 2 / side  # in a picture that reaches from −1 to 1
+    side = torch.tensor([W, H], device=images.device)
+    to = (shift * side * uniform(B, 2)).round() * 2 / side  # in an image that reaches from −1 to 1
     transform = torch.stack([torch.stack([cos, -sin, to[:, 0]], 1), torch.stack([sin, cos, to[:, 1]], 1)], 1)
-    return F.grid_sample(pictures, F.affine_grid(transform, pictures.shape, align_corners=False), align_corners=False)
+    return F.grid_sample(images, F.affine_grid(transform, images.shape, align_corners=False), align_corners=False)
 
 
 def judge_step(
@@ -71,11 +72,11 @@ def judge_step(
     """Cross-entropy of the class, and the readout's squared error relative to the pixels' variance."""
 
     def step(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        pictures, labels = batch
-        pictures = augment(pictures, preset.shift, preset.turn, rng).contiguous(memory_format=torch.channels_last)
-        features = network.features(pictures)
+        images, labels = batch
+        images = augment(images, preset.shift, preset.turn, rng).contiguous(memory_format=torch.channels_last)
+        features = network.features(images)
         classes = F.cross_entropy(network.logits(network.dropout(features)).float(), labels)
-        painted = (readout(features).float() - pictures.flatten(1)).square().mean() / variance
+        painted = (readout(features).float() - images.flatten(1)).square().mean() / variance
         descend(classes + READOUT * painted, optimiser)
         schedule.step()
         return {"classes": classes, "readout": painted}
@@ -84,7 +85,7 @@ def judge_step(
 
 
 @torch.no_grad()
-def judged(network: Classifier, data: datasets.PictureSet) -> tuple[Tensor, Tensor]:
+def judged(network: Classifier, data: datasets.ImageSet) -> tuple[Tensor, Tensor]:
     """Features (N, 64) and predicted classes (N,) of a whole data set."""
     device = network.scale.device
     features = torch.cat([network.features(data[part][0].to(device)) for part in torch.arange(len(data)).split(500)])
@@ -96,7 +97,7 @@ def train(argv: list[str] | None, name: str) -> dict[str, object]:
     preset = PRESETS[name]
     args = arguments(preset).parse_args(argv)
     args.data = name
-    device = recipes.begin(args, f"classifier_{name}", script=__file__)
+    device = common.setup(args, f"classifier_{name}", script=__file__)
     data, test = datasets.load(name), datasets.load(name, "test")
     _, C, H, W = data.images.shape
     network = Classifier(C, H, len(data.classes)).to(device, memory_format=torch.channels_last)
@@ -110,17 +111,17 @@ def train(argv: list[str] | None, name: str) -> dict[str, object]:
         "rng": torch.Generator(device).manual_seed(args.seed),
     }
     variance = float((data.images / 255).var(dim=0).mean())
-    loop = recipes.train(args, judge_step(*parts.values(), preset, variance), data, parts=parts)
+    loop = common.train(args, judge_step(*parts.values(), preset, variance), data, stateful=parts)
 
     classifier.calibrate(network.eval(), judged(network, data)[0])
-    scores = {"test accuracy": metrics.share(judged(network, test)[1].cpu() == test.labels)}
-    recipes.finish(args, network, scores, seconds=loop.seconds, data=name)
+    scores = {"test accuracy": metrics.proportion(judged(network, test)[1].cpu() == test.labels)}
+    common.export(args, network, scores, seconds=loop.seconds, data=name)
     return scores
 
 
 def arguments(preset: Preset) -> argparse.ArgumentParser:
     """The command line, with a preset's defaults."""
-    parser = recipes.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
+    parser = common.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
     parser.add_argument("--data", choices=PRESETS, help="the data set (default: all; with --quick, the digits)")
     parser.add_argument("--lr", type=float, default=3e-3, help="the highest learning rate")
     return parser
@@ -129,7 +130,7 @@ def arguments(preset: Preset) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
     """Train the classifiers asked for; returns the scores of each."""
     args = arguments(PRESETS["digits"]).parse_args(argv)
-    names = recipes.wanted(args, args.data, "digits", PRESETS)
+    names = common.select(args, args.data, "digits", PRESETS)
     return {name: train(argv, name) for name in names}
 
 

@@ -8,7 +8,7 @@
 | `scenes` | scenes of `base.scenes`, drawn anew | from random weights, the network that lesson 7 trains live |
 | `pedestrians` | Penn-Fudan, 135 photographs | on top of the embedded perceptual network of `base.features` |
 
-Penn-Fudan is found in `COURSE_DATA`, or downloaded from its authors. What is found in held-out pictures is drawn to
+Penn-Fudan is found in `COURSE_DATA`, or downloaded from its authors. What is found in held-out images is drawn to
 build/ as the training goes. What ships is the moving average of the network.
 """
 
@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
-from course_lib import detection
-from course_lib.base import features, recipes, scenes
-from course_lib.base.training import Loop
+from course_lib import detection, scenes
+from course_lib.base import features, zoo
+from course_lib.base.loop import Loop
+from recipes import common
 
 HELD_OUT_SEED = 1_000_003  # of the scenes that judge; training scenes have the run's own seed
 SIZE = 64  # of scenes, in pixels
@@ -36,25 +37,25 @@ class Preset:
     steps: int
     batch_size: int
     lr: float
-    pictures: int | None = None  # scenes to draw
+    images: int | None = None  # scenes to draw
     average: float = 0.998  # decay
 
 
 PRESETS = {
-    "scenes": Preset(steps=2000, batch_size=32, lr=2e-3, pictures=4000),
+    "scenes": Preset(steps=2000, batch_size=32, lr=2e-3, images=4000),
     "pedestrians": Preset(steps=600, batch_size=16, lr=1e-3),
 }
 
 
-def scene_data(count: int, seed: int) -> detection.Annotated:
+def scene_data(count: int, seed: int) -> detection.DetectionDataset:
     """Scenes by lot as training data."""
     drawn = scenes.Scenes(count, SIZE, seed).render_all(lambda p: (p.image, detection.Objects(p.boxes, p.labels)))
-    return detection.Annotated(*zip(*drawn, strict=True))
+    return detection.DetectionDataset(*zip(*drawn, strict=True))
 
 
-def vary_photographs(pictures: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+def vary_photographs(images: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
     """Random squares in random colours; see `detection.random_squares`."""
-    return SQUARES(detection.recoloured(pictures, rng), boxes, labels, rng)
+    return SQUARES(detection.recoloured(images, rng), boxes, labels, rng)
 
 
 SQUARES = detection.random_squares(detection.PEDESTRIAN_SIDE, zoom=(0.35, 1.0))
@@ -65,36 +66,36 @@ class Task:
     """Network, training data and its variation, and how to judge: (detector) → COCO's numbers."""
 
     detector: detection.Detector
-    data: detection.Annotated
+    data: detection.DetectionDataset
     vary: Callable
-    held_out: list[Tensor]  # pictures (3, H, W)
+    held_out: list[Tensor]  # images (3, H, W)
     truth: list[detection.Objects]
 
     def found(self, detector: detection.Detector) -> list[detection.Objects]:
-        """What the detector finds in the held-out pictures."""
+        """What the detector finds in the held-out images."""
         device = next(detector.parameters()).device
         return [detection.detect(detector, p[None].to(device))[0].to("cpu") for p in self.held_out]
 
     def drawn(self, detector: detection.Detector) -> Tensor:
-        """The first ten held-out pictures, cut to one size, with what is found there above a score of 0.3."""
+        """The first ten held-out images, cut to one size, with what is found there above a score of 0.3."""
         H, W = (min(p.shape[axis] for p in self.held_out) for axis in (1, 2))
         boxed = []
-        for picture, found in zip(self.held_out[:10], self.found(detector), strict=False):
+        for image, found in zip(self.held_out[:10], self.found(detector), strict=False):
             sure = found.shapes[found.scores > 0.3]
-            boxed.append((draw_bounding_boxes(picture, sure, colors="red") if len(sure) else picture)[:, :H, :W])
+            boxed.append((draw_bounding_boxes(image, sure, colors="red") if len(sure) else image)[:, :H, :W])
         return torch.stack(boxed)
 
 
 def prepare(model: str, args: argparse.Namespace) -> Task:
     """Data and a network to begin with; `--quick` takes few scenes."""
     if model == "scenes":
-        data = scene_data(60 if args.quick else PRESETS[model].pictures, args.seed)
+        data = scene_data(60 if args.quick else PRESETS[model].images, args.seed)
         judge = scene_data(20 if args.quick else 500, HELD_OUT_SEED)
         detector = detection.Detector(len(scenes.THINGS))
         return Task(detector, data, detection.mirrored, [p.float() / 255 for p in judge.images], judge.truth)
     photographs, test = detection.load_pedestrians(), detection.load_pedestrians("test")
     photographs, test = (photographs[:8], test[:10]) if args.quick else (photographs, test)
-    backbone = detection.PerceptualBackbone().take_up(features.load("embedded").state_dict())
+    backbone = detection.PerceptualBackbone().take_up(zoo.load("features").state_dict())
     small = [p.resized(detection.PEDESTRIAN_SIDE) for p in test]
     return Task(
         detection.Detector(1, backbone),
@@ -107,7 +108,7 @@ def prepare(model: str, args: argparse.Namespace) -> Task:
 
 def arguments(preset: Preset) -> argparse.ArgumentParser:
     """The command line, with a preset's defaults."""
-    parser = recipes.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
+    parser = common.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
     parser.add_argument("--model", choices=PRESETS, help="default: both; with --quick, scenes")
     return parser
 
@@ -117,7 +118,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     preset = PRESETS[model]
     args = arguments(preset).parse_args(argv)
     args.model = model
-    device = recipes.begin(args, f"detector_{model}", script=__file__)
+    device = common.setup(args, f"detector_{model}", script=__file__)
 
     task = prepare(model, args)
     detector = task.detector.to(device, memory_format=torch.channels_last)
@@ -129,27 +130,27 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     def grid(loop: Loop) -> Tensor:
         return task.drawn(loop.averaged["detector"])
 
-    loop = recipes.train(
+    loop = common.train(
         args,
         step,
         task.data,
-        parts=parts,
+        stateful=parts,
         averages={"detector": preset.average},
-        hooks=[recipes.draw(args.out.stem, grid, 500)],
+        hooks=[common.draw(args.out.stem, grid, 500)],
         save_every=100,
         settings={f"preset's {name}": str(value) for name, value in dataclasses.asdict(preset).items()},
     )
-    averaged = recipes.rounded(loop.averaged["detector"])
+    averaged = common.round_to_half(loop.averaged["detector"])
     scores = detection.evaluate(task.found(averaged), task.truth).summary()
-    scores["held-out pictures"] = len(task.truth)
-    recipes.finish(args, averaged, scores, seconds=loop.seconds, data=model)
+    scores["held-out images"] = len(task.truth)
+    common.export(args, averaged, scores, seconds=loop.seconds, data=model)
     return scores
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
     """Train the models asked for; returns the scores of each."""
     args = arguments(PRESETS["scenes"]).parse_args(argv)
-    names = recipes.wanted(args, args.model, "scenes", PRESETS)
+    names = common.select(args, args.model, "scenes", PRESETS)
     return {name: train(argv, name) for name in names}
 
 

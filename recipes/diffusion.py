@@ -12,7 +12,7 @@
 All predict v on the cosine schedule. Digits and clothes do without min-SNR weights: these make light of the latest
 times, where it is decided which digit it will be, and after the same 150 s of training fewer digits were read as asked
 (78 against 84 %). Their batches are small, for many steps matter more than quiet ones (of 128 and of 64: 68 and 84 %).
-The cats keep the weights and have attention: without either, twice as many pictures led to twice the distance (26.8).
+The cats keep the weights and have attention: without either, twice as many images led to twice the distance (26.8).
 The learning rate rises for a while and falls to zero along a half cosine, and what ships is the moving average of the
 weights. MNIST, Fashion-MNIST and the cats are found in `COURSE_DATA`, or downloaded. Samples of the average are drawn
 to build/ as the training goes. The scores are those of DPM-Solver++(2M) with 20 calls, without guidance.
@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from course_lib import diffusion
-from course_lib.base import datasets, metrics, recipes, runtime
-from course_lib.base.training import Loop
+from course_lib.base import datasets, metrics, runtime, zoo
+from course_lib.base.loop import Loop
+from recipes import common
 
 WARM_UP = 200  # steps
 SAMPLER_STEPS = 20
@@ -56,7 +57,7 @@ PRESETS = {
 
 def arguments(preset: Preset) -> argparse.ArgumentParser:
     """The command line, with a preset's defaults."""
-    parser = recipes.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
+    parser = common.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
     parser.add_argument("--model", choices=PRESETS, help="default: all; with --quick, diffusion_mnist")
     return parser
 
@@ -71,10 +72,10 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     preset = PRESETS[model]
     args = arguments(preset).parse_args(argv)
     args.model = model
-    device = recipes.begin(args, model, script=__file__)
+    device = common.setup(args, model, script=__file__)
 
     data = datasets.load(preset.data)
-    denoiser = diffusion.build(model).to(device)
+    denoiser = zoo.build(model).to(device)
     optimiser = torch.optim.Adam(denoiser.network.parameters(), preset.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate(done, args.steps))
     rng = torch.Generator(device).manual_seed(args.seed)
@@ -90,38 +91,38 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
         return losses
 
     def averaged(loop: Loop) -> diffusion.Denoiser:
-        return diffusion.Denoiser(loop.averaged["network"], denoiser.schedule, denoiser.kind, denoiser.shape)
+        return diffusion.Denoiser(loop.averaged["network"], denoiser.schedule, denoiser.prediction_type, denoiser.shape)
 
     def draw(chosen: diffusion.Denoiser, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
-        """Pictures of n different noises, and the classes asked for."""
+        """Images of n different noises, and the classes asked for."""
         labels = None if preset.drop is None else torch.arange(n) % len(data.classes)
-        fresh = torch.Generator().manual_seed(seed)
-        with runtime.autocast(device):  # as in training; for 10,000 pictures it counts
-            return diffusion.sample(chosen, n, labels, steps=SAMPLER_STEPS, rng=fresh), labels
+        rng = torch.Generator().manual_seed(seed)
+        with runtime.autocast(device):  # as in training; for 10,000 images it counts
+            return diffusion.sample(chosen, n, labels, steps=SAMPLER_STEPS, rng=rng), labels
 
     fixed = {f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()}
-    loop = recipes.train(
+    loop = common.train(
         args,
         step,
         data,
-        parts={"network": denoiser.network, "optimiser": optimiser, "schedule": schedule, "rng": rng},
+        stateful={"network": denoiser.network, "optimiser": optimiser, "schedule": schedule, "rng": rng},
         averages={"network": preset.average},
-        hooks=[recipes.draw(args.out.stem, lambda loop: draw(averaged(loop), recipes.PICTURES, 0)[0], 1000)],
+        hooks=[common.draw(args.out.stem, lambda loop: draw(averaged(loop), common.IMAGES, 0)[0], 1000)],
         save_every=500,
         settings=fixed,
     )
-    recipes.rounded(loop.averaged["network"])
-    n = 200 if args.quick else recipes.EVALUATED
-    pictures, labels = draw(averaged(loop), n, args.seed)
-    scores = metrics.evaluate(pictures.cpu(), preset.data, labels=labels)
-    recipes.finish(args, loop.averaged["network"], scores, seconds=loop.seconds, data=preset.data)
+    common.round_to_half(loop.averaged["network"])
+    n = 200 if args.quick else common.EVALUATED
+    images, labels = draw(averaged(loop), n, args.seed)
+    scores = metrics.evaluate(images.cpu(), preset.data, labels=labels)
+    common.export(args, loop.averaged["network"], scores, seconds=loop.seconds, data=preset.data)
     return scores
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
     """Train the models asked for; returns the scores of each."""
     args = arguments(PRESETS["diffusion_mnist"]).parse_args(argv)
-    names = recipes.wanted(args, args.model, "diffusion_mnist", diffusion.SHIPPED)
+    names = common.select(args, args.model, "diffusion_mnist", PRESETS)
     return {name: train(argv, name) for name in names}
 
 

@@ -1,13 +1,13 @@
-"""Train the embedded feature network: a narrow VGG that sees pictures as ImageNet-trained teachers do.
+"""Train the embedded feature network: a narrow VGG that sees images as ImageNet-trained teachers do.
 
 Style transfer looks at features only through inner products: a Gram matrix is a sum of them, and by Li et al. 2017
 ("Demystifying Neural Style Transfer") the style loss is a distance of distributions under the kernel k(u, v) = (uᵀv)².
-The student therefore learns, at every layer and for positions u, v drawn from a batch of pictures, the teacher's
+The student therefore learns, at every layer and for positions u, v drawn from a batch of images, the teacher's
 kernel uᵀv; and, through a linear readout that is thrown away afterwards, the teacher's features themselves.
 
 Teachers: VGG-19 (torchvision's, or a file with its first convolutions) for the layers it has, and SqueezeNet 1.1 for
-the deeper ones where a partial VGG file ends. Pictures: any folder of photographs. With `COURSE_DATA` both are found
-there; without it VGG-19 is downloaded and `--pictures` names the folder.
+the deeper ones where a partial VGG file ends. Images: any folder of photographs. With `COURSE_DATA` both are found
+there; without it VGG-19 is downloaded and `--images` names the folder.
 
     python recipes/features.py                      # about 40 minutes on one core; continues where it was interrupted
 """
@@ -24,11 +24,11 @@ import torchvision
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.base import checkpoints, features, images, pictures, runtime
+from course_lib.base import checkpoints, datasets, features, images, runtime, zoo
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG
 
 SAVE_EVERY = 200  # steps between two states to resume from
-# Where SqueezeNet's modules have the resolution of a VGG block: 1/8 of the picture after fire5, 1/16 after fire7.
+# Where SqueezeNet's modules have the resolution of a VGG block: 1/8 of the image after fire5, 1/16 after fire7.
 SQUEEZENET_LAYERS = {"relu4_1": 7, "relu5_1": 10}
 MEAN_SQUARE = 5.0  # of VGG-19's activations at relu1_1 … relu3_1 once every filter has the mean one: 4 to 8
 
@@ -47,14 +47,14 @@ class SqueezeNetTeacher(nn.Module):
         # Its layers, sparser than VGG's, are scaled as a whole, to the mean square of VGG's normalised layers.
         self.scales = dict.fromkeys(self.layers, 1.0)
         with torch.no_grad():
-            seen = [self.extract(picture, self.layers) for picture in calibration]
+            seen = [self.extract(image, self.layers) for image in calibration]
         for layer in self.layers:
             mean_square = sum(float(found[layer].square().mean()) for found in seen) / len(seen)
             self.scales[layer] = (MEAN_SQUARE / mean_square) ** 0.5
 
-    def extract(self, picture: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor]:
-        # Its unpadded strides look about 4 (8) px further right at 1/8 (1/16) size than VGG's: shift the picture back.
-        x = F.pad((picture - self.mean) / self.std, (4, 4, 4, 4), mode="reflect")
+    def extract(self, image: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor]:
+        # Its unpadded strides look about 4 (8) px further right at 1/8 (1/16) size than VGG's: shift the image back.
+        x = F.pad((image - self.mean) / self.std, (4, 4, 4, 4), mode="reflect")
         x = x.contiguous(memory_format=torch.channels_last)
         found = {}
         for number, module in enumerate(self.modules_until_deepest):
@@ -62,7 +62,7 @@ class SqueezeNetTeacher(nn.Module):
             for layer in layers:
                 if SQUEEZENET_LAYERS[layer] == number:
                     block = int(layer[4]) - 1
-                    x_same = x[..., : picture.shape[-2] >> block, : picture.shape[-1] >> block]
+                    x_same = x[..., : image.shape[-2] >> block, : image.shape[-1] >> block]
                     found[layer] = x_same * self.scales[layer]
         return found
 
@@ -70,7 +70,7 @@ class SqueezeNetTeacher(nn.Module):
 def load_teachers(data: Path | None, calibration: list[Tensor]) -> list[nn.Module]:
     """The teachers, frozen; the first one that has a layer teaches it."""
     if data is None:
-        teachers = [features.load("vgg19", device="cpu")]
+        teachers = [zoo.load("vgg19", device="cpu")]
     else:
         vgg = features.from_torchvision(torch.load(next((data / "weights").glob("vgg19*.pth")), weights_only=True))
         squeezenet = torch.load(data / "weights" / "squeezenet1_1-fp16.pth", weights_only=True)
@@ -78,19 +78,19 @@ def load_teachers(data: Path | None, calibration: list[Tensor]) -> list[nn.Modul
     return [teacher.eval().requires_grad_(False) for teacher in teachers]
 
 
-def load_pictures(folders: list[Path], limit: int = 400) -> list[Tensor]:
-    """All pictures below the folders as uint8 (3, H, W), the longer side at most `limit`."""
+def load_images(folders: list[Path], limit: int = 400) -> list[Tensor]:
+    """All images below the folders as uint8 (3, H, W), the longer side at most `limit`."""
     paths = sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
-        raise SystemExit(f"no pictures in {', '.join(map(str, folders))}")
+        raise SystemExit(f"no images in {', '.join(map(str, folders))}")
     found = []
-    for path in tqdm(paths, desc="pictures", leave=False):
-        picture = images.load(path)
-        H, W = picture.shape[-2:]
+    for path in tqdm(paths, desc="images", leave=False):
+        image = images.load(path)
+        H, W = image.shape[-2:]
         if max(H, W) > limit:
-            picture = images.resize(picture, max(1, limit * min(H, W) // max(H, W)))
-        found.append((picture[0] * 255).round().byte())
-    return [picture for picture in found if min(picture.shape[-2:]) >= 160]
+            image = images.resize(image, max(1, limit * min(H, W) // max(H, W)))
+        found.append((image[0] * 255).round().byte())
+    return [image for image in found if min(image.shape[-2:]) >= 160]
 
 
 def draw_batch(pool: list[Tensor], size: int, count: int, generator: torch.Generator) -> Tensor:
@@ -104,11 +104,11 @@ def draw_batch(pool: list[Tensor], size: int, count: int, generator: torch.Gener
         return low + (high - low) * torch.rand(1, generator=generator).item()
 
     def crop() -> Tensor:
-        picture = pool[int(uniform(0, len(pool)))]
-        H, W = picture.shape[-2:]
+        image = pool[int(uniform(0, len(pool)))]
+        H, W = image.shape[-2:]
         side = int(uniform(size * 0.6, min(H, W)))
         top, left = int(uniform(0, H - side + 1)), int(uniform(0, W - side + 1))
-        x = images.resize(picture[None, :, top : top + side, left : left + side].float() / 255, (size, size))
+        x = images.resize(image[None, :, top : top + side, left : left + side].float() / 255, (size, size))
         return x.flip(-1) if uniform(0, 1) < 0.5 else x
 
     batch = []
@@ -119,7 +119,7 @@ def draw_batch(pool: list[Tensor], size: int, count: int, generator: torch.Gener
             x = torch.einsum("ij,bjhw->bihw", mix, x - 0.5) * uniform(0.5, 1.8) + uniform(0.3, 0.7)
         elif kind == 4:
             x = torch.lerp(x, crop(), uniform(0.2, 0.8))
-        elif kind == 5:  # noise of a grain of 1 to 8 px, over a picture or alone
+        elif kind == 5:  # noise of a grain of 1 to 8 px, over an image or alone
             grain = 2 ** int(uniform(0, 4))
             noise = torch.randn(1, 3, size // grain, size // grain, generator=generator)
             x = x * uniform(0, 1) + 0.25 + uniform(0.05, 0.3) * F.interpolate(noise, (size, size), mode="nearest")
@@ -140,7 +140,7 @@ def distance(student: Tensor, teacher: Tensor, readout: nn.Conv2d, generator: to
     def points(x: Tensor) -> Tensor:
         B, C, H, W = x.shape
         chosen = x.reshape(B, C, H * W).gather(2, where[:, None].expand(B, C, -1))
-        return chosen.transpose(1, 2).reshape(-1, C) / C**0.5  # (B·64, C), positions of all pictures
+        return chosen.transpose(1, 2).reshape(-1, C) / C**0.5  # (B·64, C), positions of all images
 
     u, v = points(student.float()), points(teacher)
     # Divided by |v_i||v_j|, a pair of faint positions counts as much as one of glaring noise.
@@ -233,8 +233,8 @@ def evaluate(student: VGG, teachers: list[nn.Module], held_out: list[Tensor]) ->
     source = {layer: teacher for teacher in reversed(teachers) for layer in teacher.layers if layer in student.layers}
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in source}
     generator = torch.Generator().manual_seed(0)
-    for picture in held_out:
-        x = picture[None, :, :160, :160].float() / 255
+    for image in held_out:
+        x = image[None, :, :160, :160].float() / 255
         seen, known = student.extract(x, source), targets(teachers, source, x)
         for layer in source:
             where = torch.randperm(seen[layer].shape[2] * seen[layer].shape[3], generator=generator)[:400]
@@ -253,7 +253,7 @@ def evaluate(student: VGG, teachers: list[nn.Module], held_out: list[Tensor]) ->
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, nargs="+", help="folders of photographs (default: in COURSE_DATA)")
+    parser.add_argument("--images", type=Path, nargs="+", help="folders of photographs (default: in COURSE_DATA)")
     parser.add_argument("--out", type=Path, default=checkpoints.folder() / "features.safetensors")
     parser.add_argument("--state", type=Path, default=Path("build/features_state.pt"), help="for resuming")
     parser.add_argument("--steps", type=int, default=6000)
@@ -272,19 +272,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, float]:
     args = parse(argv)
     data = Path(os.environ["COURSE_DATA"]) if os.environ.get("COURSE_DATA") else None
-    if not args.pictures and data is None:
-        raise SystemExit("name folders of photographs with --pictures, or set COURSE_DATA")
-    folders = args.pictures or [data / name for name in ("bsds500", "coco_mini", "pets/images")]
-    calibration = [pictures.load(name, size=224) for name in features.CALIBRATION]
+    if not args.images and data is None:
+        raise SystemExit("name folders of photographs with --images, or set COURSE_DATA")
+    folders = args.images or [data / name for name in ("bsds500", "coco_mini", "pets/images")]
+    calibration = [datasets.load_image(name, size=224) for name in features.CALIBRATION]
     teachers = load_teachers(data, calibration)
-    pool = load_pictures(folders)
+    pool = load_images(folders)
     held_out = pool[::10]
-    pool = [picture for index, picture in enumerate(pool) if index % 10]
+    pool = [image for index, image in enumerate(pool) if index % 10]
     runtime.seed_everything(args.seed)
     student = VGG(EMBEDDED_WIDTHS, name="embedded VGG")
     seconds = train(args, student, teachers, pool)
     scores = evaluate(student.eval(), teachers, held_out)
-    print(f"{'layer':10s} explained variance on {len(held_out)} held-out pictures")
+    print(f"{'layer':10s} explained variance on {len(held_out)} held-out images")
     for layer, score in scores.items():
         print(f"{layer:10s} {score:.3f}")
     half = {name: tensor.half() for name, tensor in student.state_dict().items()}

@@ -14,7 +14,7 @@
 
 MNIST, Fashion-MNIST and the cats are found in `COURSE_DATA`, or downloaded. Samples of the averaged generator are
 drawn to build/ as the training goes. Departures from both papers, for all: z is Gaussian and has 64 or 128 numbers, a
-batch 64 pictures, layers are narrower, DCGAN's kernels 4×4 instead of 5×5, and what ships is the moving average of the
+batch 64 images, layers are narrower, DCGAN's kernels 4×4 instead of 5×5, and what ships is the moving average of the
 generator.
 """
 
@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import gan
-from course_lib.base import datasets, metrics, recipes
-from course_lib.base.training import Loop
+from course_lib.base import datasets, metrics
+from course_lib.base.loop import Loop
+from recipes import common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Preset:
     augment: bool = False  # mirror and shift what D sees
     average: float = 0.999  # decay; departs from the papers, which show the last weights
 
-    def networks(self, data: datasets.PictureSet) -> tuple[nn.Module, nn.Module]:
-        """Generator and discriminator for pictures of that kind."""
+    def networks(self, data: datasets.ImageSet) -> tuple[nn.Module, nn.Module]:
+        """Generator and discriminator for images of that kind."""
         _, C, size, _ = data.images.shape
         if self.connected:
             return gan.FullyConnectedGenerator(self.z_dim, 512, C, size), gan.MaxoutDiscriminator(C, size)
@@ -68,7 +69,7 @@ PRESETS = {
 
 def arguments(preset: Preset) -> argparse.ArgumentParser:
     """The command line, with a preset's defaults."""
-    parser = recipes.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
+    parser = common.parser(__doc__, steps=preset.steps, batch_size=preset.batch_size)
     parser.add_argument("--model", choices=PRESETS, help="default: all that ship; with --quick, dcgan_digits")
     return parser
 
@@ -78,7 +79,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     preset = PRESETS[model]
     args = arguments(preset).parse_args(argv)
     args.model = model
-    device = recipes.begin(args, model, script=__file__)
+    device = common.setup(args, model, script=__file__)
 
     data = datasets.load(preset.data)
     generator, discriminator = (network.to(device) for network in preset.networks(data))
@@ -95,32 +96,32 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     step = gan.adversarial_step(*parts.values(), augment=vary)
 
     def grid(loop: Loop) -> Tensor:
-        return gan.sample(loop.averaged["generator"], recipes.PICTURES, rng=torch.Generator().manual_seed(0))
+        return gan.sample(loop.averaged["generator"], common.IMAGES, rng=torch.Generator().manual_seed(0))
 
     fixed = {f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()}
-    loop = recipes.train(
+    loop = common.train(
         args,
         step,
         data,
-        parts=parts,
+        stateful=parts,
         averages={"generator": preset.average},
-        hooks=[recipes.draw(args.out.stem, grid, 1000)],
+        hooks=[common.draw(args.out.stem, grid, 1000)],
         save_every=1000,
         settings=fixed,
     )
-    averaged = recipes.rounded(loop.averaged["generator"])
-    n = 200 if args.quick else recipes.EVALUATED
+    averaged = common.round_to_half(loop.averaged["generator"])
+    n = 200 if args.quick else common.EVALUATED
     labels = torch.arange(n) % len(data.classes) if preset.conditional else None
-    pictures = gan.sample(averaged, n, labels, torch.Generator().manual_seed(args.seed))
-    scores = metrics.evaluate(pictures.cpu(), preset.data, labels=labels)
-    recipes.finish(args, averaged, scores, seconds=loop.seconds, data=preset.data)
+    images = gan.sample(averaged, n, labels, torch.Generator().manual_seed(args.seed))
+    scores = metrics.evaluate(images.cpu(), preset.data, labels=labels)
+    common.export(args, averaged, scores, seconds=loop.seconds, data=preset.data)
     return scores
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
     """Train the models asked for; returns the scores of each."""
     args = arguments(PRESETS["dcgan_digits"]).parse_args(argv)
-    names = recipes.wanted(args, args.model, "dcgan_digits", gan.SHIPPED)
+    names = common.select(args, args.model, "dcgan_digits", [name for name in PRESETS if name != "dcgan_digits"])
     return {name: train(argv, name) for name in names}
 
 

@@ -9,9 +9,9 @@ build/ as the training goes, in the colours of the classes. What ships is the mo
 import torch
 from torch import Tensor
 
-from course_lib import segmentation
-from course_lib.base import recipes, scenes
-from course_lib.base.training import Loop
+from course_lib import scenes, segmentation
+from course_lib.base.loop import Loop
+from recipes import common
 
 HELD_OUT_SEED = 1_000_003  # of the scenes that judge; training scenes have the run's own seed
 SIZE = 64  # pixels
@@ -19,30 +19,30 @@ SIZE = 64  # pixels
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     """Train, judge and save; returns the scores."""
-    parser = recipes.parser(__doc__, steps=7000, batch_size=16)
+    parser = common.parser(__doc__, steps=7000, batch_size=16)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--scenes", type=int, default=8000, help="to learn from; default 8000")
     args = parser.parse_args(argv)
-    device = recipes.begin(args, "panoptic_scenes", script=__file__)
+    device = common.setup(args, "panoptic_scenes", script=__file__)
 
-    data = segmentation.Targets.draw(40 if args.quick else args.scenes, SIZE, args.seed)
+    data = segmentation.SegmentationDataset.draw(40 if args.quick else args.scenes, SIZE, args.seed)
     judges = scenes.Scenes(20 if args.quick else 500, SIZE, HELD_OUT_SEED).render_all()
     network = segmentation.SegmentationNet().to(device)
     optimiser, schedule = segmentation.optimiser_and_schedule(network, args.steps, args.lr)
     rng = torch.Generator(device).manual_seed(args.seed)
     step = segmentation.segmentation_step(network, optimiser, rng, schedule=schedule)
     parts = {"network": network, "optimiser": optimiser, "schedule": schedule, "rng": rng}
-    shown = torch.stack([picture.image for picture in judges[:40]])
+    shown = torch.stack([image.image for image in judges[:40]])
 
     def maps(loop: Loop) -> Tensor:
         found = segmentation.predict(loop.averaged["network"], shown).logits.argmax(1)
         return torch.stack([shown, segmentation.paint(found)], 1).flatten(0, 1)
 
-    hooks = [recipes.draw(args.out.stem, maps, 1000)]
-    loop = recipes.train(args, step, data, parts=parts, averages={"network": 0.998}, hooks=hooks)
-    trained = recipes.rounded(loop.averaged["network"])
+    hooks = [common.draw(args.out.stem, maps, 1000)]
+    loop = common.train(args, step, data, stateful=parts, averages={"network": 0.998}, hooks=hooks)
+    trained = common.round_to_half(loop.averaged["network"])
     scores = segmentation.evaluate(trained, judges) | {"held-out scenes": len(judges)}
-    recipes.finish(args, trained, scores, seconds=loop.seconds, data="scenes")
+    common.export(args, trained, scores, seconds=loop.seconds, data="scenes")
     return scores
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from course_lib import stylegan
-from course_lib.base import datasets, metrics, recipes
-from course_lib.base.training import Loop
+from course_lib.base import datasets, metrics
+from course_lib.base.loop import Loop
+from recipes import common
 
 NAME = "stylegan_mnist"
 BETAS = (0.0, 0.99)  # StyleGAN, appendix C
@@ -19,12 +20,12 @@ BETAS = (0.0, 0.99)  # StyleGAN, appendix C
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     """Train, judge and save; returns the scores."""
-    parser = recipes.parser(__doc__, steps=12_000, batch_size=32)
+    parser = common.parser(__doc__, steps=12_000, batch_size=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--r1", type=float, default=3.0, help="γ, the weight of the penalty")
     parser.add_argument("--average", type=float, default=0.999, help="decay of the moving average")
     args = parser.parse_args(argv)
-    device = recipes.begin(args, NAME, script=__file__)
+    device = common.setup(args, NAME, script=__file__)
 
     data = datasets.load("mnist")
     generator = stylegan.StyleGenerator().to(device)
@@ -41,19 +42,19 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     step = stylegan.stylegan_step(*parts.values(), r1=args.r1)
 
     def grid(loop: Loop) -> Tensor:
-        return stylegan.sample(loop.averaged["generator"], recipes.PICTURES, rng=torch.Generator().manual_seed(0))
+        return stylegan.sample(loop.averaged["generator"], common.IMAGES, rng=torch.Generator().manual_seed(0))
 
-    hooks = [recipes.draw(args.out.stem, grid, 1000)]
+    hooks = [common.draw(args.out.stem, grid, 1000)]
     averages = {"generator": args.average}
-    loop = recipes.train(args, step, data, parts=parts, averages=averages, hooks=hooks, save_every=1000)
+    loop = common.train(args, step, data, stateful=parts, averages=averages, hooks=hooks, save_every=1000)
     averaged = loop.averaged["generator"]
-    fresh = torch.Generator().manual_seed(args.seed)
-    z = torch.randn(10_000, averaged.z_dim, generator=fresh).to(device)
+    rng = torch.Generator().manual_seed(args.seed)
+    z = torch.randn(10_000, averaged.z_dim, generator=rng).to(device)
     averaged.mapping.w_mean.copy_(averaged.mapping(z).mean(0))  # the running one is that of the last weights
-    recipes.rounded(averaged)
-    pictures = stylegan.sample(averaged, 200 if args.quick else recipes.EVALUATED, rng=fresh)
-    scores = metrics.evaluate(pictures.cpu(), "mnist")
-    recipes.finish(args, averaged, scores, seconds=loop.seconds, data="mnist")
+    common.round_to_half(averaged)
+    images = stylegan.sample(averaged, 200 if args.quick else common.EVALUATED, rng=rng)
+    scores = metrics.evaluate(images.cpu(), "mnist")
+    common.export(args, averaged, scores, seconds=loop.seconds, data="mnist")
     return scores
 
 

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from course_lib import vae
-from course_lib.base import datasets, metrics, recipes
-from course_lib.base.training import Loop
+from course_lib.base import datasets, metrics
+from course_lib.base.loop import Loop
+from recipes import common
 
 NAME = "vae_mnist"
-DRAWS = 50  # of z for each picture, for the estimate of log p(x)
+DRAWS = 50  # of z for each image, for the estimate of log p(x)
 
 
 @torch.no_grad()
-def bounds(network: vae.VAE, pictures: Tensor, rng: torch.Generator) -> dict[str, float]:
-    """The mean ELBO and the mean importance-weighted bound on log p(x), in nats a picture."""
+def bounds(network: vae.VAE, images: Tensor, rng: torch.Generator) -> dict[str, float]:
+    """The mean ELBO and the mean importance-weighted bound on log p(x), in nats an image."""
     found = []
-    for part in pictures.split(100):
+    for part in images.split(100):
         noise = torch.randn(DRAWS, len(part), network.z_dim, generator=rng).to(part)
         likelihood, divergence = vae.elbo(network, part, noise[0])
         found.append(torch.stack([likelihood - divergence, vae.log_likelihood(network, part, noise)]))
@@ -31,12 +32,12 @@ def bounds(network: vae.VAE, pictures: Tensor, rng: torch.Generator) -> dict[str
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     """Train, judge and save; returns the scores."""
-    parser = recipes.parser(__doc__, steps=30_000, batch_size=100)
+    parser = common.parser(__doc__, steps=30_000, batch_size=100)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--hidden", type=int, default=500)
     parser.add_argument("--z-dim", type=int, default=20)
     args = parser.parse_args(argv)
-    device = recipes.begin(args, NAME, script=__file__)
+    device = common.setup(args, NAME, script=__file__)
 
     data, held_out = datasets.load("mnist"), datasets.load("mnist", "test")
     network = vae.VAE(hidden=args.hidden, z_dim=args.z_dim).to(device)
@@ -54,16 +55,16 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parts = {"vae": network, "optimiser": optimiser, "schedule": schedule, "rng": rng}
 
     def grid(loop: Loop) -> Tensor:
-        return vae.sample(network, recipes.PICTURES, torch.Generator().manual_seed(0))
+        return vae.sample(network, common.IMAGES, torch.Generator().manual_seed(0))
 
-    hooks = [recipes.draw(args.out.stem, grid, 5000)]
-    loop = recipes.train(args, step, data, parts=parts, hooks=hooks, save_every=5000)
-    recipes.rounded(network)
-    n = 200 if args.quick else recipes.EVALUATED
-    fresh = torch.Generator().manual_seed(args.seed)
-    scores = metrics.evaluate(vae.sample(network, n, fresh).cpu(), "mnist")
-    scores |= bounds(network, held_out[slice(n)][0].to(device), fresh)
-    recipes.finish(args, network, scores, seconds=loop.seconds, data="mnist")
+    hooks = [common.draw(args.out.stem, grid, 5000)]
+    loop = common.train(args, step, data, stateful=parts, hooks=hooks, save_every=5000)
+    common.round_to_half(network)
+    n = 200 if args.quick else common.EVALUATED
+    rng = torch.Generator().manual_seed(args.seed)
+    scores = metrics.evaluate(vae.sample(network, n, rng).cpu(), "mnist")
+    scores |= bounds(network, held_out[slice(n)][0].to(device), rng)
+    common.export(args, network, scores, seconds=loop.seconds, data="mnist")
     return scores
 
 

@@ -1,4 +1,4 @@
-"""What every test shares: no downloads, and the devices that are present."""
+"""What every test shares: no downloads, seeded random numbers, and the devices that are present."""
 
 import os
 import signal
@@ -12,6 +12,21 @@ import torch
 
 # A shell has SIGINT ignored in what it starts in the background; the tests of interruptions send it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    """A seeded generator on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """N(0, I), the same numbers in every dtype."""
+    return torch.randn(shape, generator=rng(seed), dtype=torch.float64).to(dtype)
+
+
+def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """U[0, 1), the same numbers in every dtype."""
+    return torch.rand(shape, generator=rng(seed), dtype=torch.float64).to(dtype)
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])

@@ -22,7 +22,7 @@ from course_lib.detection import Objects
 DATA = Path(os.environ.get("COURSE_DATA") or os.devnull) / "coco_mini" / "annotations"
 drawn = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
-# Two objects that overlap, one of each size, a crowd, a box without area, a class that occurs once, an empty picture.
+# Two objects that overlap, one of each size, a crowd, a box without area, a class that occurs once, an empty image.
 EMBEDDED = {
     "images": [{"id": i, "height": 480, "width": 640} for i in (1, 2, 3)],
     "categories": [{"id": i, "name": f"class {i}"} for i in (3, 7, 90)],
@@ -94,7 +94,7 @@ def empty(truth):
 
 
 def objects(annotations, of, scored=False, dtype=torch.float64):
-    """A picture's COCO-format entries as `Objects`."""
+    """An image's COCO-format entries as `Objects`."""
     mine = [a for a in annotations if a["image_id"] == of]
     corners = torch.tensor([a["bbox"] for a in mine], dtype=dtype).view(-1, 4)
     labels = torch.tensor([a["category_id"] for a in mine], dtype=torch.int64)
@@ -152,18 +152,18 @@ def test_whole_pixels_reach_their_thresholds_in_float32_too():
         "categories": [{"id": 1}, {"id": 2}],
         "annotations": truth,
     }
-    pictures = range(1, 21)
+    images = range(1, 21)
     ours = detection.evaluate(
-        [objects(found, i, scored=True, dtype=torch.float32) for i in pictures],
-        [objects(truth, i, dtype=torch.float32) for i in pictures],
+        [objects(found, i, scored=True, dtype=torch.float32) for i in images],
+        [objects(truth, i, dtype=torch.float32) for i in images],
     ).summary()
     np.testing.assert_allclose(list(ours.values()), coco_summary(annotations, found), atol=1e-6, rtol=0)
 
 
-def test_more_than_a_hundred_detections_of_a_picture():
+def test_more_than_a_hundred_detections_of_a_image():
     found = made_up(EMBEDDED, 5, most=100)
-    per_picture_and_class = [(f["image_id"], f["category_id"]) for f in found]
-    assert max(map(per_picture_and_class.count, per_picture_and_class)) > 100
+    per_image_and_class = [(f["image_id"], f["category_id"]) for f in found]
+    assert max(map(per_image_and_class.count, per_image_and_class)) > 100
     assert_equal(EMBEDDED, found)
 
 
@@ -196,7 +196,7 @@ def test_one_class_and_a_hundred(classes):
     assert 0.1 < summary["AP50"] < 0.9
 
 
-def test_pictures_without_anything_change_nothing():
+def test_images_without_anything_change_nothing():
     found = made_up(EMBEDDED, 11)
     more = {**EMBEDDED, "images": [*EMBEDDED["images"], {"id": 4}, {"id": 5}]}
     assert our_evaluation(more, found).summary() == our_evaluation(EMBEDDED, found).summary()
@@ -211,7 +211,7 @@ def test_nothing_to_find():
 
 @drawn
 @given(seed=st.integers(0, 999))
-def test_order_of_detections_and_of_pictures_does_not_matter(seed):
+def test_order_of_detections_and_of_images_does_not_matter(seed):
     found = made_up(EMBEDDED, seed)
     mixed = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
     ours = our_evaluation(EMBEDDED, found).summary()
@@ -249,14 +249,14 @@ def test_average_precision_equals_a_slow_loop(n, seed, missed):
         best = sorted(range(n), key=lambda i: -float(scores[i]))[:k]
         hits = sum(bool(correct[i]) for i in best)
         points.append((hits / k, hits / positives))
-    precision, recall = detection.precision_recall(scores, correct, positives)
+    precision, recall = detection.precision_recall_curve(scores, correct, positives)
     torch.testing.assert_close(torch.stack([precision, recall], 1), torch.tensor(points, dtype=torch.float64))
     read = [max([p for p, r in points if r >= at], default=0.0) for at in np.linspace(0, 1, 101)]
     assert detection.average_precision(scores, correct, positives) == pytest.approx(np.mean(read))
 
 
 def test_curve_without_detections():
-    precision, recall = detection.precision_recall(torch.zeros(0), torch.zeros(0, dtype=torch.bool), 3)
+    precision, recall = detection.precision_recall_curve(torch.zeros(0), torch.zeros(0, dtype=torch.bool), 3)
     assert precision.shape == recall.shape == (0,)
     assert detection.average_precision(torch.zeros(0), torch.zeros(0, dtype=torch.bool), 3) == 0
 
@@ -292,7 +292,7 @@ def test_objects_select_and_move(device):
 def test_bad_input_is_refused():
     box, label = torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([1])
     truth, found = Objects(box, label), Objects(box, label, torch.tensor([0.5]))
-    with pytest.raises(ValueError, match=r"2 pictures .* truth of 1"):
+    with pytest.raises(ValueError, match=r"2 images .* truth of 1"):
         detection.evaluate([found, found], [truth])
     with pytest.raises(ValueError, match="need scores"):
         detection.evaluate([truth], [truth])
@@ -305,7 +305,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="Are they"):
         Objects(torch.tensor([[10.0, 10, 5, 5]]), label)
     with pytest.raises(ValueError, match="0 true objects"):
-        detection.precision_recall(torch.rand(3), torch.zeros(3, dtype=torch.bool), 0)
+        detection.precision_recall_curve(torch.rand(3), torch.zeros(3, dtype=torch.bool), 0)
 
 
 def test_wrong_kinds_are_refused():
@@ -316,7 +316,7 @@ def test_wrong_kinds_are_refused():
         Objects(boxes, labels.float())
     for scores in (torch.tensor([0.5]), torch.tensor([0.5, math.nan])):
         with pytest.raises(ValueError, match=r"expected scores and correct \(N,\), no NaN"):
-            detection.precision_recall(scores, torch.tensor([True, True]), 2)
+            detection.precision_recall_curve(scores, torch.tensor([True, True]), 2)
     evaluation = detection.evaluate([Objects(boxes, labels, torch.tensor([0.5, 0.4]))], [Objects(boxes, labels)])
     for call in (
         lambda: evaluation.mean_recall(5),

@@ -1,6 +1,6 @@
-"""base/classifier.py: what the judge sees, what it must not be blind to, and the shipped ones on held-out pictures."""
+"""base/classifier.py: what the judge sees, what it must not be blind to, and the shipped ones on held-out images."""
 
-import importlib.util
+import importlib
 import json
 import os
 import signal
@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.base import checkpoints, classifier, datasets
+from course_lib.base import checkpoints, classifier, datasets, zoo
 from course_lib.base.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parents[1]
-# Accuracy on the test split, as in data/README.md: digits 297 pictures, the others 10,000.
+# Accuracy on the test split, as in data/README.md: digits 297 images, the others 10,000.
 ACCURACY = {"digits": 0.985, "mnist": 0.993, "fashion_mnist": 0.92}
 needs_data = pytest.mark.skipif(not os.environ.get("COURSE_DATA"), reason="needs COURSE_DATA with the data set")
-shipped = pytest.mark.parametrize("name", classifier.SHIPPED)
+shipped = pytest.mark.parametrize("name", classifier.JUDGED)
 
 
 def network(size: int = 8, channels: int = 1, classes: int = 10) -> Classifier:
@@ -25,23 +25,20 @@ def network(size: int = 8, channels: int = 1, classes: int = 10) -> Classifier:
     return Classifier(channels, size, classes).double().eval()
 
 
-def pictures(size: int = 8, channels: int = 1, count: int = 6) -> torch.Tensor:
+def images(size: int = 8, channels: int = 1, count: int = 6) -> torch.Tensor:
     return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
 def recipe():
     """recipes/classifier.py as a module."""
-    spec = importlib.util.spec_from_file_location("recipe_classifier", ROOT / "recipes" / "classifier.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("recipes.classifier")
 
 
 @pytest.mark.parametrize("size", [4, 5, 8, 13, 28, 32])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_and_gradients_of_every_size(size, channels):
-    judge, x = network(size, channels, classes=7), pictures(size, channels).requires_grad_()
+    judge, x = network(size, channels, classes=7), images(size, channels).requires_grad_()
     logits = judge(x)
     assert logits.shape == (6, 7) and judge.features(x).shape == (6, 64)
     logits.square().sum().backward()
@@ -53,7 +50,7 @@ def test_shapes_and_gradients_of_every_size(size, channels):
 @pytest.mark.parametrize("size", [8, 28])
 def test_equals_the_formula(size):
     """Against plain functions: 2x − 1, convolution, x·σ(x), means of 2×2, down to 4×4."""
-    judge, x = network(size), pictures(size)
+    judge, x = network(size), images(size)
     weights = list(judge.parameters())
     maps = 2 * x - 1
     for k in range(3):
@@ -71,16 +68,16 @@ def test_equals_the_formula(size):
     torch.testing.assert_close(judge(x), features @ weights[8].T + weights[9])
 
 
-def test_a_picture_is_judged_alone():
+def test_a_image_is_judged_alone():
     """The company in the batch changes nothing, and in eval mode nothing is random."""
-    judge, x = network(28), pictures(28)
+    judge, x = network(28), images(28)
     torch.testing.assert_close(torch.cat([judge(part) for part in x.split(1)]), judge(x))
     torch.testing.assert_close(judge(x.flip(0)).flip(0), judge(x))
     assert not torch.equal(judge.train()(x), judge(x))
 
 
 def test_calibrate_changes_the_unit_and_nothing_else():
-    judge, x = network(), pictures(count=50)
+    judge, x = network(), images(count=50)
     before, logits = judge.features(x), judge(x)
     assert classifier.calibrate(judge, before) is judge
     after = judge.features(x)
@@ -91,27 +88,27 @@ def test_calibrate_changes_the_unit_and_nothing_else():
 
 @shipped
 def test_shipped_is_small_frozen_and_on_the_device(name, device):
-    judge = classifier.load(name, device)
+    judge = zoo.load(f"classifier_{name}", device)
     assert (checkpoints.folder() / f"classifier_{name}.safetensors").stat().st_size < 500_000
     assert not judge.training and not any(p.requires_grad for p in judge.parameters())
-    x = pictures(judge.size).float().to(device).requires_grad_()
+    x = images(judge.size).float().to(device).requires_grad_()
     judge(x).sum().backward()
     assert x.grad.isfinite().all() and x.grad.abs().sum() > 0 and judge.features(x).device == x.device
-    torch.testing.assert_close(classifier.load(name, device)(x), judge(x), rtol=0, atol=0)
+    torch.testing.assert_close(zoo.load(f"classifier_{name}", device)(x), judge(x), rtol=0, atol=0)
 
 
-def judged(name: str) -> tuple[torch.Tensor, torch.Tensor, datasets.PictureSet]:
-    judge, data = classifier.load(name), datasets.load(name, "test")
+def judged(name: str) -> tuple[torch.Tensor, torch.Tensor, datasets.ImageSet]:
+    judge, data = zoo.load(f"classifier_{name}"), datasets.load(name, "test")
     with torch.no_grad():
         features = torch.cat([judge.features(data[part][0]) for part in torch.arange(len(data)).split(500)])
         return features, judge.logits(features), data
 
 
 @pytest.mark.parametrize("name", ["digits", *(pytest.param(n, marks=needs_data) for n in ("mnist", "fashion_mnist"))])
-def test_shipped_on_held_out_pictures(name):
+def test_shipped_on_held_out_images(name):
     features, logits, data = judged(name)
     assert (logits.argmax(1) == data.labels).float().mean() >= ACCURACY[name]
-    # The unit, on pictures that calibrate() never saw; and more than the ten classes is to be seen in them.
+    # The unit, on images that calibrate() never saw; and more than the ten classes is to be seen in them.
     eigenvalues = torch.linalg.eigvalsh(torch.cov(features.double().T)).flip(0)
     assert 0.85 < eigenvalues.mean() < 1.15
     assert eigenvalues[9:].sum() > 0.05 * eigenvalues.sum()
@@ -119,7 +116,7 @@ def test_shipped_on_held_out_pictures(name):
 
 def test_shipped_sees_what_a_class_does_not_tell():
     """Features move when a digit is shifted, blurred, darkened or noisy, each by more than rounding could."""
-    judge, x = classifier.load("digits"), datasets.load("digits", "test")[:][0]
+    judge, x = zoo.load("classifier_digits"), datasets.load("digits", "test")[:][0]
     generator = torch.Generator().manual_seed(0)
     changes = {
         "shifted": x.roll(1, -1),
@@ -137,32 +134,32 @@ def test_shipped_sees_what_a_class_does_not_tell():
 def test_refuses_what_it_cannot_judge():
     judge = network()
     with pytest.raises(ValueError, match=r"\(B, 1, 8, 8\); got \(6, 1, 28, 28\)"):
-        judge(pictures(28))
+        judge(images(28))
     with pytest.raises(ValueError, match=r"\(B, 1, 8, 8\); got \(6, 3, 8, 8\)"):
-        judge(pictures(8, 3))
+        judge(images(8, 3))
     with pytest.raises(ValueError, match=r"got \(1, 8, 8\)"):
-        judge(pictures()[0])
+        judge(images()[0])
     with pytest.raises(TypeError, match=r"floats in \[0, 1\]; got torch.uint8"):
-        judge((255 * pictures()).byte())
+        judge((255 * images()).byte())
     for channels, size, classes in ((0, 8, 10), (1, 3, 10), (1, 33, 10), (1, 8, 0)):
         with pytest.raises(ValueError, match=f"size 4 … 32; got {channels}, {classes} and {size}"):
             Classifier(channels, size, classes)
-    with pytest.raises(ValueError, match=r"digits, mnist, fashion_mnist; got 'cats'"):
-        classifier.load("cats")
+    with pytest.raises(ValueError, match="got 'classifier_cats'"):
+        zoo.load("classifier_cats")
 
 
 # --- the recipe ---
 
 
 def test_augment_shifts_by_whole_pixels(recipe):
-    """Without turning, every picture is itself, moved: no grey between pixels, nothing mirrored."""
+    """Without turning, every image is itself, moved: no grey between pixels, nothing mirrored."""
     x = torch.zeros(200, 1, 28, 28)
     x[:, :, 10:15, 10:12] = 1
     moved = recipe.augment(x, 0.08, 0, torch.Generator().manual_seed(0))
     expected = {(i, j): x[0].roll((i, j), (-2, -1)) for i in range(-2, 3) for j in range(-2, 3)}
     found = set()
-    for picture in moved:
-        (shift,) = (s for s, e in expected.items() if (picture - e).abs().max() < 1e-4)
+    for image in moved:
+        (shift,) = (s for s, e in expected.items() if (image - e).abs().max() < 1e-4)
         found.add(shift)
     assert len(found) == 25
     turned = recipe.augment(x, 0, 8, torch.Generator().manual_seed(0))

@@ -17,8 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from course_lib.base import datasets
-from course_lib.base.datasets import PictureSet
-from course_lib.base.pictures import DownloadError, OfflineError
+from course_lib.base.datasets import DownloadError, ImageSet, OfflineError
 
 COURSE_DATA = os.environ.get("COURSE_DATA")
 with_data = pytest.mark.skipif(not COURSE_DATA, reason="COURSE_DATA names no folder with the larger sets")
@@ -61,7 +60,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def small_mnist(site, monkeypatch):
-    """The server offers MNIST's four files with 7 and 3 pictures; returns what they hold."""
+    """The server offers MNIST's four files with 7 and 3 images; returns what they hold."""
     folder, address = site
     rng = np.random.default_rng(0)
     arrays, resources = {}, []
@@ -78,7 +77,7 @@ def small_mnist(site, monkeypatch):
 
 @pytest.fixture
 def small_cifar(site, monkeypatch):
-    """The server offers CIFAR-10 with two batches of training pictures; returns the batches."""
+    """The server offers CIFAR-10 with two batches of training images; returns the batches."""
     folder, address = site
     rng = np.random.default_rng(1)
 
@@ -114,7 +113,7 @@ def test_digits_are_scikit_learns():
     )
     found = load_digits()
     theirs = sorted(zip((found.data * 255 / 16 + 1e-9).round().astype(int).tolist(), found.target, strict=True))
-    assert ours == theirs, "each picture once, with its label"
+    assert ours == theirs, "each image once, with its label"
     assert torch.equal(train.images, datasets.load("digits").images), "the same split each time"
 
 
@@ -128,9 +127,9 @@ def test_the_test_digits_are_like_the_others():
 
 def test_indexing():
     data = datasets.load("digits")
-    picture, label = data[4]
-    assert picture.shape == (1, 8, 8) and picture.dtype == torch.float32 and label.ndim == 0
-    assert torch.equal(picture, data.images[4].float() / 255)
+    image, label = data[4]
+    assert image.shape == (1, 8, 8) and image.dtype == torch.float32 and label.ndim == 0
+    assert torch.equal(image, data.images[4].float() / 255)
     for index in (slice(2, 5), torch.tensor([2, 3, 4])):
         found, labels = data[index]
         assert found.shape == (3, 1, 8, 8) and torch.equal(labels, data.labels[2:5])
@@ -197,15 +196,15 @@ def test_bad_arguments():
         datasets.load("dogs")
     with pytest.raises(ValueError, match="train, test; got 'val'"):
         datasets.load("digits", "val")
-    with pytest.raises(ValueError, match="got 'dogs'"):
+    with pytest.raises(ValueError, match="no image 'dogs'"):
         datasets.is_available("dogs")
     images, labels = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
     for bad in (images.float(), images[0], images[:0]):
         with pytest.raises(ValueError, match="expected images"):
-            PictureSet("x", bad, labels[: len(bad)], ("a",))
+            ImageSet("x", bad, labels[: len(bad)], ("a",))
     for bad in (labels.float(), labels[:1]):
         with pytest.raises(ValueError, match="expected 2 labels int64"):
-            PictureSet("x", images, bad, ("a",))
+            ImageSet("x", images, bad, ("a",))
 
 
 @with_data

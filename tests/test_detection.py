@@ -1,6 +1,6 @@
 """Boxes, suppression and anchors against torchvision.ops; the detector's targets, losses, decoding and training."""
 
-import importlib.util
+import importlib
 import io
 import math
 import os
@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
-from course_lib import detection
-from course_lib.base import checkpoints, features, scenes
-from course_lib.base.pictures import DownloadError, OfflineError
-from course_lib.base.training import Loop
-from course_lib.detection import Objects, pedestrians, pretrained
+from course_lib import detection, scenes
+from course_lib.base import checkpoints, features, zoo
+from course_lib.base.datasets import DownloadError, OfflineError
+from course_lib.base.loop import Loop
+from course_lib.detection import Objects, model, pedestrians
 
 ROOT = Path(__file__).resolve().parents[1]
 PEDESTRIANS = Path(os.environ.get("COURSE_DATA") or os.devnull) / "pennfudan"
@@ -268,7 +268,7 @@ def test_suppression_refuses_bad_settings():
 # Anchors
 
 
-def test_anchor_grid_covers_the_picture():
+def test_anchor_grid_covers_the_image():
     grid = detection.anchor_grid((2, 3), 8, (16, 32), (0.5, 1.0, 2.0))
     assert grid.shape == (2 * 3 * 6, 4)
     torch.testing.assert_close(detection.area(grid), torch.tensor([256.0] * 3 + [1024.0] * 3).repeat(6))
@@ -369,25 +369,25 @@ def test_soft_nms_takes_no_box_twice():
 
 
 def test_random_squares_find_objects_behind_padding_and_do_without():
-    pictures, rng = torch.rand(40, 3, 64, 64), torch.Generator().manual_seed(0)
+    images, rng = torch.rand(40, 3, 64, 64), torch.Generator().manual_seed(0)
     vary = detection.random_squares(16, zoom=(1.0, 1.0))
     boxes = torch.tensor([[0.0, 0, 0, 0], [40, 40, 48, 48]]).expand(40, -1, -1)
-    _, _, labels = vary(pictures, boxes, torch.tensor([[-1, 2]]).expand(40, -1), rng)
+    _, _, labels = vary(images, boxes, torch.tensor([[-1, 2]]).expand(40, -1), rng)
     assert (labels[:, 0] == -1).all() and (labels[:, 1] == 2).float().mean() > 0.8
-    squares, none, labels = vary(pictures, boxes[:, :0], torch.zeros(40, 0, dtype=torch.int64), rng)
+    squares, none, labels = vary(images, boxes[:, :0], torch.zeros(40, 0, dtype=torch.int64), rng)
     assert squares.shape == (40, 3, 16, 16) and none.shape == (40, 0, 4) and labels.shape == (40, 0)
 
 
-def test_bytes_are_no_pictures():
-    """0 … 255 would count as a very bright picture, or wrap around."""
+def test_bytes_are_no_images():
+    """0 … 255 would count as a very bright image, or wrap around."""
     nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(TypeError, match="pictures as floats, got torch.uint8"):
-        detection.Annotated([torch.full((3, 8, 8), 200, dtype=torch.uint8)], [nothing])
-    with pytest.raises(ValueError, match=r"pictures in \[0, 1\], got values from 200 to 200"):
-        detection.Annotated([torch.full((3, 8, 8), 200.0)], [nothing])
+    with pytest.raises(TypeError, match="images as floats, got torch.uint8"):
+        detection.DetectionDataset([torch.full((3, 8, 8), 200, dtype=torch.uint8)], [nothing])
+    with pytest.raises(ValueError, match=r"images in \[0, 1\], got values from 200 to 200"):
+        detection.DetectionDataset([torch.full((3, 8, 8), 200.0)], [nothing])
     with pytest.raises(TypeError, match="floats in \\[0, 1\\], got torch.uint8"):
         detection.detect(detection.Detector(2).eval(), torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    overshot = detection.Annotated([torch.tensor([-0.0005, 1.0005]).expand(3, 2, 2)], [nothing])
+    overshot = detection.DetectionDataset([torch.tensor([-0.0005, 1.0005]).expand(3, 2, 2)], [nothing])
     assert overshot.images.unique().tolist() == [0, 255]
 
 
@@ -395,7 +395,7 @@ def test_bytes_are_no_pictures():
 
 
 def some_objects():
-    """Two pictures of 32 × 48: two objects of different classes in one, none in the other."""
+    """Two images of 32 × 48: two objects of different classes in one, none in the other."""
     boxes = torch.tensor([[4.0, 6, 20, 26], [24, 8, 40, 16]])
     nothing = Objects(boxes[:0], torch.zeros(0, dtype=torch.int64))
     return detection.padded([Objects(boxes, torch.tensor([2, 0])), nothing])
@@ -408,8 +408,8 @@ def tiny(classes=3, seed=0):
 
 def test_targets_are_the_bumps_of_a_slow_loop():
     boxes, labels = some_objects()
-    heat, near, height = detection.targets(boxes, labels, 3, (32, 48))
-    assert heat.shape == (2, 3, 8, 12) and near.shape == (2, 4, 8, 12) and height.shape == (2, 8, 12)
+    heatmap, near, height = detection.targets(boxes, labels, 3, (32, 48))
+    assert heatmap.shape == (2, 3, 8, 12) and near.shape == (2, 4, 8, 12) and height.shape == (2, 8, 12)
     expected = torch.zeros(3, 8, 12)
     for (x1, y1, x2, y2), label in zip(boxes[0].tolist(), labels[0].tolist(), strict=True):
         column, row = int((x1 + x2) / 8), int((y1 + y2) / 8)
@@ -417,33 +417,33 @@ def test_targets_are_the_bumps_of_a_slow_loop():
             for j in range(12):
                 dx, dy = (j - column) / max(0.5, 0.025 * (x2 - x1)), (i - row) / max(0.5, 0.025 * (y2 - y1))
                 expected[label, i, j] = max(expected[label, i, j], math.exp(-(dx**2 + dy**2) / 2))
-    torch.testing.assert_close(heat[0], expected)
-    assert (heat[0] == 1).nonzero().tolist() == [[0, 3, 8], [2, 4, 3]], "exactly one in the cell of each centre"
+    torch.testing.assert_close(heatmap[0], expected)
+    assert (heatmap[0] == 1).nonzero().tolist() == [[0, 3, 8], [2, 4, 3]], "exactly one in the cell of each centre"
     torch.testing.assert_close(height[0], expected.amax(0))
     assert near[0, :, 4, 3].tolist() == boxes[0, 0].tolist() and near[0, :, 3, 9].tolist() == boxes[0, 1].tolist()
-    assert (heat[1] == 0).all() and (height[1] == 0).all()
+    assert (heatmap[1] == 0).all() and (height[1] == 0).all()
 
 
 def test_targets_without_any_object_and_at_the_border():
     none = torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64)
-    heat, near, height = detection.targets(*none, 5, (16, 16))
-    assert heat.shape == (2, 5, 4, 4) and near.shape == (2, 4, 4, 4) and not heat.any() and not height.any()
-    corner = torch.tensor([[[14.0, 14, 18, 18]]])  # its centre is on the corner of the picture
-    heat, *_ = detection.targets(corner, torch.zeros(1, 1, dtype=torch.int64), 1, (16, 16))
-    assert (heat == 1).nonzero().tolist() == [[0, 0, 3, 3]]
+    heatmap, near, height = detection.targets(*none, 5, (16, 16))
+    assert heatmap.shape == (2, 5, 4, 4) and near.shape == (2, 4, 4, 4) and not heatmap.any() and not height.any()
+    corner = torch.tensor([[[14.0, 14, 18, 18]]])  # its centre is on the corner of the image
+    heatmap, *_ = detection.targets(corner, torch.zeros(1, 1, dtype=torch.int64), 1, (16, 16))
+    assert (heatmap == 1).nonzero().tolist() == [[0, 0, 3, 3]]
 
 
 def test_focal_loss_equals_its_definition_and_does_not_overflow():
     rng = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 3, 5, 5, generator=rng, dtype=torch.float64)
-    heat = torch.rand(2, 3, 5, 5, generator=rng, dtype=torch.float64)
-    heat[0, 0, 0, 0] = heat[1, 2, 3, 4] = 1.0
+    heatmap = torch.rand(2, 3, 5, 5, generator=rng, dtype=torch.float64)
+    heatmap[0, 0, 0, 0] = heatmap[1, 2, 3, 4] = 1.0
     p, expected = logits.sigmoid(), 0.0
-    for q, y in zip(p.flatten().tolist(), heat.flatten().tolist(), strict=True):
+    for q, y in zip(p.flatten().tolist(), heatmap.flatten().tolist(), strict=True):
         expected -= (1 - q) ** 2 * math.log(q) if y == 1 else (1 - y) ** 4 * q**2 * math.log(1 - q)
-    assert float(detection.focal_loss(logits, heat)) == pytest.approx(expected)
+    assert float(detection.focal_loss(logits, heatmap)) == pytest.approx(expected)
     # Where there are only ones and zeros it is torchvision's, without balance of the classes.
-    hard = (heat > 0.5).double()
+    hard = (heatmap > 0.5).double()
     theirs = torchvision.ops.sigmoid_focal_loss(logits, hard, alpha=-1, gamma=2, reduction="sum")
     torch.testing.assert_close(detection.focal_loss(logits, hard), theirs)
     far = torch.tensor([1e4, -1e4], dtype=torch.float64, requires_grad=True)
@@ -451,13 +451,13 @@ def test_focal_loss_equals_its_definition_and_does_not_overflow():
     loss.backward()
     assert float(loss.detach()) == pytest.approx(2e4) and far.grad.isfinite().all()
     small = logits[:1, :1].clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: detection.focal_loss(x, heat[:1, :1]), small)
+    assert torch.autograd.gradcheck(lambda x: detection.focal_loss(x, heatmap[:1, :1]), small)
 
 
 def perfect(boxes, labels, classes, size):
     """What a network would say that knows everything."""
-    heat, near, _ = detection.targets(boxes, labels, classes, size)
-    return detection.Prediction(torch.logit(heat, eps=1e-6), near)
+    heatmap, near, _ = detection.targets(boxes, labels, classes, size)
+    return detection.Prediction(torch.logit(heatmap, eps=1e-6), near)
 
 
 def test_decoding_returns_what_the_targets_say():
@@ -468,29 +468,29 @@ def test_decoding_returns_what_the_targets_say():
     torch.testing.assert_close(first.shapes[order], boxes[0])
     assert first.labels[order].tolist() == labels[0].tolist()
     losses = detection.detection_losses(perfect(boxes, labels, 3, (32, 48)), boxes, labels, (32, 48))
-    assert 0 <= losses["heat"] < 0.02 and abs(losses["box"]) < 1e-6
+    assert 0 <= losses["heatmap"] < 0.02 and abs(losses["box"]) < 1e-6
 
 
 def test_decoding_of_scenes_is_perfect_for_all_they_hold():
     """So a grid of 16 × 16 loses nothing: no two centres fall into one cell and class."""
-    pictures = scenes.Scenes(60, 64, seed=3).render_all()
-    truth = [Objects(p.boxes, p.labels) for p in pictures]
+    images = scenes.Scenes(60, 64, seed=3).render_all()
+    truth = [Objects(p.boxes, p.labels) for p in images]
     found = detection.objects(perfect(*detection.padded(truth), len(scenes.THINGS), (64, 64)), suppress=None)
     assert detection.evaluate(found, truth).summary()["AP"] > 0.99
 
 
 def test_peaks_and_limits_of_decoding():
-    heat = torch.full((1, 1, 4, 4), -9.0)
-    heat[0, 0, 0, 0], heat[0, 0, 0, 1], heat[0, 0, 3, 3] = 2.0, 1.0, 0.0
+    heatmap = torch.full((1, 1, 4, 4), -9.0)
+    heatmap[0, 0, 0, 0], heatmap[0, 0, 0, 1], heatmap[0, 0, 3, 3] = 2.0, 1.0, 0.0
     boxes = torch.tensor([0.0, 0, 8, 8]).view(1, 4, 1, 1).expand(1, 4, 4, 4)
-    assert detection.peaks(heat)[0, 0].nonzero().tolist()[0] == [0, 0] and not detection.peaks(heat)[0, 0, 0, 1]
-    both = detection.Prediction(heat, boxes)
+    assert detection.peaks(heatmap)[0, 0].nonzero().tolist()[0] == [0, 0] and not detection.peaks(heatmap)[0, 0, 0, 1]
+    both = detection.Prediction(heatmap, boxes)
     assert len(detection.objects(both, suppress=None)[0]) == 2
     (one,) = detection.objects(both)
     torch.testing.assert_close(one.scores, torch.sigmoid(torch.tensor([2.0])))
     assert len(detection.objects(both, suppress=None, most=1)[0]) == 1
     assert len(detection.objects(both, minimum=0.95)[0]) == 0
-    outside = detection.Prediction(heat, boxes + 12)
+    outside = detection.Prediction(heatmap, boxes + 12)
     assert detection.objects(outside)[0].shapes[0].tolist() == [12, 12, 16, 16], "cut at the border"
 
 
@@ -508,12 +508,12 @@ def test_network_gives_maps_of_a_quarter_of_the_size(device):
     for detector in (tiny(), detection.Detector(2), detection.Detector(1, detection.PerceptualBackbone())):
         detector = detector.to(device).eval()
         side = detector.coarsest
-        pictures = torch.rand(2, 3, side, 2 * side, device=device)
-        predicted = detector(pictures)
-        assert predicted.heat.shape == (2, detector.classes, side // 4, side // 2)
+        images = torch.rand(2, 3, side, 2 * side, device=device)
+        predicted = detector(images)
+        assert predicted.heatmap.shape == (2, detector.classes, side // 4, side // 2)
         assert predicted.boxes.shape == (2, 4, side // 4, side // 2)
-        assert detector.features(pictures).shape == (2, detector.width, side // 4, side // 2)
-        assert (predicted.heat.sigmoid() - 0.1).abs().max() < 0.09, "it begins with the rarity of centres"
+        assert detector.features(images).shape == (2, detector.width, side // 4, side // 2)
+        assert (predicted.heatmap.sigmoid() - 0.1).abs().max() < 0.09, "it begins with the rarity of centres"
         with pytest.raises(ValueError, match=rf"multiples of {side}, got \(2, 3, {side}, {side + 1}\)"):
             detector(torch.rand(2, 3, side, side + 1, device=device))
 
@@ -522,15 +522,15 @@ def test_detection_does_not_depend_on_the_batch_and_fills_up():
     detector = tiny().eval()
     with torch.no_grad():
         detector.last.bias[:3] = 0.0
-    pictures = torch.rand(3, 3, 21, 30)
-    together = detection.detect(detector, pictures)
-    alone = [detection.detect(detector, picture[None])[0] for picture in pictures]
+    images = torch.rand(3, 3, 21, 30)
+    together = detection.detect(detector, images)
+    alone = [detection.detect(detector, image[None])[0] for image in images]
     assert len(together) == 3 and all(len(found) > 0 for found in together)
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a.shapes, b.shapes, atol=1e-4, rtol=0)
         assert (a.shapes >= 0).all() and (a.shapes[:, 2] <= 30).all() and (a.shapes[:, 3] <= 21).all()
     with pytest.raises(ValueError, match="eval"):
-        detection.detect(detector.train(), pictures)
+        detection.detect(detector.train(), images)
     with pytest.raises(ValueError, match="one class or more"):
         detection.Detector(0)
 
@@ -547,7 +547,7 @@ def test_targets_refuse_what_does_not_fit():
 
 
 def marked(boxes, size):
-    """Pictures (B, 3, H, W) that are white inside of boxes (B, N, 4) and black outside."""
+    """Images (B, 3, H, W) that are white inside of boxes (B, N, 4) and black outside."""
     H, W = size
     x, y = torch.arange(W) + 0.5, (torch.arange(H) + 0.5)[:, None]
     x1, y1, x2, y2 = boxes[..., None, None].unbind(2)
@@ -557,9 +557,9 @@ def marked(boxes, size):
 def test_mirrored_boxes_stay_on_their_objects():
     boxes, labels = some_objects()
     boxes, labels = boxes[:1].expand(8, -1, -1), labels[:1].expand(8, -1)
-    pictures = marked(boxes, (32, 48))
-    turned, moved, same = detection.mirrored(pictures, boxes, labels, torch.Generator().manual_seed(0))
-    changed = (turned != pictures).flatten(1).any(1)
+    images = marked(boxes, (32, 48))
+    turned, moved, same = detection.mirrored(images, boxes, labels, torch.Generator().manual_seed(0))
+    changed = (turned != images).flatten(1).any(1)
     assert 0 < changed.sum() < 8 and torch.equal(same, labels)
     assert torch.equal(marked(moved, (32, 48)), turned)
     assert torch.equal((moved != boxes).flatten(1).any(1), changed)
@@ -569,12 +569,12 @@ def test_random_squares_keep_boxes_on_their_objects():
     corner = torch.rand(40, 1, 2, generator=torch.Generator().manual_seed(1)) * 40
     boxes = torch.cat([corner, corner + 30], 2)
     labels = torch.zeros(40, 1, dtype=torch.int64)
-    pictures = marked(boxes, (80, 96))
+    images = marked(boxes, (80, 96))
     vary = detection.random_squares(64, zoom=(0.6, 1.6), seen=0.5)
-    squares, moved, kept = vary(pictures, boxes, labels, torch.Generator().manual_seed(2))
+    squares, moved, kept = vary(images, boxes, labels, torch.Generator().manual_seed(2))
     assert squares.shape == (40, 3, 64, 64) and (moved >= 0).all() and (moved <= 64).all()
     assert (kept == 0).sum() > 20 and ((kept == 0) | (kept == detection.PADDING)).all()
-    white = (squares[:, 0] > 0.75).float().flatten(1).sum(1)  # grey is what is outside of the picture
+    white = (squares[:, 0] > 0.75).float().flatten(1).sum(1)  # grey is what is outside of the image
     torch.testing.assert_close(white, detection.area(moved)[:, 0], atol=130.0, rtol=0)
     inside = torch.stack(
         [s[0][marked(m[None], (64, 64))[0, 0] > 0].mean() for s, m in zip(squares, moved, strict=True)]
@@ -595,29 +595,31 @@ def test_an_object_that_is_hardly_left_no_longer_counts():
         assert (detection.area(moved)[kept < 0] == 0).all()
 
 
-def test_colours_change_within_range_and_by_picture():
-    pictures = torch.rand(6, 3, 8, 8)
-    varied = detection.recoloured(pictures, torch.Generator().manual_seed(0))
-    assert varied.min() >= 0 and varied.max() <= 1 and (varied != pictures).flatten(1).any(1).all()
-    torch.testing.assert_close(detection.recoloured(pictures, torch.Generator(), strength=0.0), pictures)
+def test_colours_change_within_range_and_by_image():
+    images = torch.rand(6, 3, 8, 8)
+    varied = detection.recoloured(images, torch.Generator().manual_seed(0))
+    assert varied.min() >= 0 and varied.max() <= 1 and (varied != images).flatten(1).any(1).all()
+    torch.testing.assert_close(detection.recoloured(images, torch.Generator(), strength=0.0), images)
 
 
 def scene_data(n, seed):
     drawn_scenes = scenes.Scenes(n, 64, seed).render_all()
-    return detection.Annotated([p.image for p in drawn_scenes], [Objects(p.boxes, p.labels) for p in drawn_scenes])
+    return detection.DetectionDataset(
+        [p.image for p in drawn_scenes], [Objects(p.boxes, p.labels) for p in drawn_scenes]
+    )
 
 
 def test_annotated_gives_batches_and_refuses_a_mixture():
     data = scene_data(6, 0)
-    pictures, boxes, labels = data[torch.tensor([4, 1])]
-    assert pictures.shape == (2, 3, 64, 64) and pictures.max() <= 1
+    images, boxes, labels = data[torch.tensor([4, 1])]
+    assert images.shape == (2, 3, 64, 64) and images.max() <= 1
     n = int((labels[0] >= 0).sum())
     assert torch.equal(boxes[0, :n], data.truth[4].shapes) and (boxes[0, n:] == 0).all()
     assert torch.equal(labels[0, :n], data.truth[4].labels) and len(data) == 6
-    with pytest.raises(ValueError, match="pictures of one size"):
-        detection.Annotated([torch.rand(3, 8, 8), torch.rand(3, 8, 9)], data.truth[:2])
-    with pytest.raises(ValueError, match="1 pictures"):
-        detection.Annotated([torch.rand(3, 8, 8)], data.truth[:2])
+    with pytest.raises(ValueError, match="images of one size"):
+        detection.DetectionDataset([torch.rand(3, 8, 8), torch.rand(3, 8, 9)], data.truth[:2])
+    with pytest.raises(ValueError, match="1 images"):
+        detection.DetectionDataset([torch.rand(3, 8, 8)], data.truth[:2])
 
 
 def test_training_finds_what_it_was_shown():
@@ -628,29 +630,29 @@ def test_training_finds_what_it_was_shown():
     rng = torch.Generator().manual_seed(0)
     step = detection.detection_step(detector, optimiser, rng, vary=None, schedule=schedule)
     parts = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": rng}
-    loop = Loop(step, data, steps=120, batch_size=8, parts=parts)
+    loop = Loop(step, data, steps=120, batch_size=8, stateful=parts)
     history = loop.run()
-    assert history["heat"][-1] < 0.2 * history["heat"][0] and history["box"][-1] < 0.2
+    assert history["heatmap"][-1] < 0.2 * history["heatmap"][0] and history["box"][-1] < 0.2
     found = detection.detect(detector.eval(), data[torch.arange(8)][0])
     assert detection.evaluate(found, data.truth).summary()["AP50"] > 0.9
 
 
-def test_a_picture_without_objects_can_be_learned_from():
+def test_a_image_without_objects_can_be_learned_from():
     boxes, labels = some_objects()
     detector = tiny()
     predicted = detector(torch.rand(1, 3, 32, 48))
     losses = detection.detection_losses(predicted, boxes[1:], labels[1:], (32, 48))
     sum(losses.values()).backward()
-    assert losses["box"] == 0 and losses["heat"] > 0
+    assert losses["box"] == 0 and losses["heatmap"] > 0
     assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())
 
 
 def test_perceptual_backbone_goes_on_from_the_embedded_network():
-    embedded = features.load("embedded", device="cpu")
+    embedded = zoo.load("features", device="cpu")
     backbone = detection.PerceptualBackbone().take_up(embedded.state_dict())
-    pictures = torch.rand(1, 3, 64, 64)
-    theirs = embedded.extract(pictures, ("relu3_2", "relu4_1"))
-    found = backbone.eval()(pictures)
+    images = torch.rand(1, 3, 64, 64)
+    theirs = embedded.extract(images, ("relu3_2", "relu4_1"))
+    found = backbone.eval()(images)
     torch.testing.assert_close(found[0], theirs["relu3_2"])
     torch.testing.assert_close(found[1], theirs["relu4_1"])
     assert [f.shape[-1] for f in found] == [16, 8, 4, 2] and [f.shape[1] for f in found] == list(backbone.widths)
@@ -663,14 +665,14 @@ def test_perceptual_backbone_goes_on_from_the_embedded_network():
 
 def test_unknown_detectors_are_refused():
     with pytest.raises(ValueError, match="expected a detector of detector_scenes, detector_pedestrians; got 'yolo'"):
-        detection.load("yolo")
+        zoo.load("yolo")
 
 
 def test_pretrained_offline_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(OfflineError, match="Faster R-CNN is not cached, and COURSE_OFFLINE forbids"):
-        detection.load_pretrained()
+        zoo.load("faster_rcnn")
 
 
 def test_pretrained_without_a_connection_says_so(monkeypatch):
@@ -678,22 +680,22 @@ def test_pretrained_without_a_connection_says_so(monkeypatch):
         raise urllib.error.URLError("no route")
 
     monkeypatch.delenv("COURSE_OFFLINE", raising=False)
-    monkeypatch.setattr(pretrained.zoo, "fasterrcnn_mobilenet_v3_large_320_fpn", refuse)
+    monkeypatch.setattr(model.models, "fasterrcnn_mobilenet_v3_large_320_fpn", refuse)
     with pytest.raises(DownloadError, match="could not be downloaded: .*no route"):
-        detection.load_pretrained()
+        zoo.load("faster_rcnn")
 
 
 def test_pretrained_gives_objects_with_names(monkeypatch):
     """With random weights in place of the download: torchvision's own network, read as ours are."""
-    build = pretrained.zoo.fasterrcnn_mobilenet_v3_large_320_fpn
+    build = model.models.fasterrcnn_mobilenet_v3_large_320_fpn
     torch.manual_seed(0)
     monkeypatch.delenv("COURSE_OFFLINE", raising=False)
     monkeypatch.setattr(
-        pretrained.zoo,
+        model.models,
         "fasterrcnn_mobilenet_v3_large_320_fpn",
         lambda weights: build(weights=None, weights_backbone=None, box_score_thresh=0.0),
     )
-    detector = detection.load_pretrained()
+    detector = zoo.load("faster_rcnn")
     assert detector.names[1] == "person" and len(detector.names) == 91
     found = detector(torch.rand(2, 3, 60, 80), minimum=0.0)
     assert len(found) == 2
@@ -731,15 +733,15 @@ def test_pedestrians_offline_say_what_to_do(monkeypatch, tmp_path):
 
 
 def packed(path, count):
-    """An archive as the authors': so many tiny pictures, with three people in the first and fewer masks than needed."""
-    picture, mask = io.BytesIO(), io.BytesIO()
-    Image.new("RGB", (40, 30)).save(picture, "PNG")
+    """An archive as the authors': so many tiny images, with three people in the first and fewer masks than needed."""
+    image, mask = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (40, 30)).save(image, "PNG")
     pixels = np.zeros((30, 40), np.uint8)
     pixels[5:20, 4:12], pixels[3:25, 20:29] = 1, 2
     Image.fromarray(pixels).save(mask, "PNG")
     with zipfile.ZipFile(path, "w") as archive:
         for name in pedestrians.NAMES[:count]:
-            archive.writestr(f"PennFudanPed/PNGImages/{name}.png", picture.getvalue())
+            archive.writestr(f"PennFudanPed/PNGImages/{name}.png", image.getvalue())
             archive.writestr(f"PennFudanPed/PedMasks/{name}_mask.png", mask.getvalue())
             people = 423 - 2 * 169 if name == pedestrians.NAMES[0] else 2
             archive.writestr(f"PennFudanPed/Annotation/{name}.txt", "Bounding box for object\n" * people)
@@ -784,10 +786,7 @@ def test_a_broken_download_leaves_nothing_behind(monkeypatch, tmp_path):
 
 @pytest.fixture
 def recipe():
-    spec = importlib.util.spec_from_file_location("detection_recipe", ROOT / "recipes" / "detection.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("recipes.detection")
 
 
 def test_the_recipe_runs(recipe, tmp_path, monkeypatch):
@@ -798,7 +797,7 @@ def test_the_recipe_runs(recipe, tmp_path, monkeypatch):
     assert list((tmp_path / "build").glob("detector_scenes_quick_*.png"))
     (saved,) = (tmp_path / "build").glob("*.safetensors")
     assert saved.stat().st_size < 3_000_000
-    checkpoints.ready(detection.SHIPPED["detector_scenes"](), saved)
+    checkpoints.ready(zoo.build("detector_scenes"), saved)
 
 
 @pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")
@@ -808,25 +807,25 @@ def test_the_recipe_of_the_pedestrians_runs(recipe, tmp_path, monkeypatch):
     recipe.main(["--quick", "--steps", "2", "--model", "pedestrians"])
     (saved,) = (tmp_path / "build").glob("*.safetensors")
     assert saved.stat().st_size < 3_000_000
-    checkpoints.ready(detection.SHIPPED["detector_pedestrians"](), saved)
+    checkpoints.ready(zoo.build("detector_pedestrians"), saved)
 
 
 # The shipped weights
 
 
-@pytest.mark.parametrize("name", detection.SHIPPED)
+@pytest.mark.parametrize("name", ["detector_scenes", "detector_pedestrians"])
 def test_shipped_detectors_are_small_and_tell_their_history(name):
     path = checkpoints.folder() / f"{name}.safetensors"
     assert path.stat().st_size <= 3_000_000
     _, facts = checkpoints.load(name)
     assert facts["recipe"].startswith("python recipes/detection.py") and float(facts["seconds"]) > 0
-    detector = detection.load(name)
+    detector = zoo.load(name)
     assert not detector.training and not any(p.requires_grad for p in detector.parameters())
 
 
 def test_the_shipped_detector_of_scenes_keeps_its_score():
     held_out = scene_data(100, seed=77)
-    found = detection.detect(detection.load("detector_scenes"), held_out.images.float() / 255)
+    found = detection.detect(zoo.load("detector_scenes"), held_out.images.float() / 255)
     summary = detection.evaluate(found, held_out.truth).summary()
     assert summary["AP50"] > 0.94 and summary["AP"] > 0.68  # 0.974 and 0.745 on 500 scenes
 
@@ -834,6 +833,6 @@ def test_the_shipped_detector_of_scenes_keeps_its_score():
 @pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")
 def test_the_shipped_detector_of_pedestrians_keeps_its_score():
     small = [p.resized(detection.PEDESTRIAN_SIDE) for p in detection.load_pedestrians("test")]
-    detector = detection.load("detector_pedestrians")
+    detector = zoo.load("detector_pedestrians")
     found = [detection.detect(detector, p.image[None])[0] for p in small]
     assert detection.evaluate(found, [p.objects for p in small]).summary()["AP50"] > 0.8

@@ -1,6 +1,6 @@
 """The benchmark of chapter 7 runs, and its bars can fail."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -11,10 +11,7 @@ PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "detection.py"
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("detection_benchmark", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.detection")
 
 
 @pytest.mark.parametrize(("times", "score", "met"), [(1.9, 0.86, [True, True]), (2.1, 0.84, [False, False])])

@@ -8,13 +8,14 @@ import math
 
 import pytest
 import torch
+from conftest import normal, rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from course_lib import diffusion
-from course_lib.diffusion import KINDS, Schedule
+from course_lib.diffusion import PREDICTION_TYPES, Schedule
 
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SCHEDULES = {
@@ -25,14 +26,6 @@ SCHEDULES = {
 }
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(shape, generator=rng(seed), dtype=torch.float64).to(dtype)
 
 
 # Schedules
@@ -96,7 +89,7 @@ def test_small_noise_keeps_its_digits():
 
 @drawn
 @given(shape=shapes, dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 99))
-def test_at_fits_the_pictures(shape, dtype, seed):
+def test_at_fits_the_images(shape, dtype, seed):
     schedule, like = SCHEDULES["cosine"], torch.zeros(shape, dtype=dtype)
     t = torch.randint(101, shape[:1], generator=rng(seed))
     for found, exact in zip(schedule.at(t, like), (schedule.alpha_bar, 1 - schedule.alpha_bar), strict=True):
@@ -129,7 +122,7 @@ def test_distance_to_noise_equals_torch(schedule):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
 
 
-def test_at_the_end_nothing_is_left_of_the_picture():
+def test_at_the_end_nothing_is_left_of_the_image():
     """The lecture's X_T → N(0, I) as T → ∞, for steps of one size: ᾱ_T = 0.98^T."""
     left = [diffusion.from_betas(torch.full((T,), 0.02)).distance_to_noise(torch.ones(1, 784)) for T in (10, 100, 1000)]
     assert left[0] > 100 > left[1] > 10 and left[2] < 1e-6
@@ -164,7 +157,7 @@ def test_times_out_of_range_are_refused():
         with pytest.raises(ValueError, match="expected times 0 … 100, got"):
             schedule.at(t, x)
     for t in (torch.tensor([1]), torch.tensor(1), torch.tensor([[1, 2]])):
-        with pytest.raises(ValueError, match="expected 2 times, one for each picture"):
+        with pytest.raises(ValueError, match="expected 2 times, one for each image"):
             schedule.at(t, x)
     for t in (1.5, torch.tensor([1.0, 2.0]), torch.tensor([True, False])):
         with pytest.raises(TypeError, match="whole times|integer"):
@@ -232,7 +225,7 @@ def test_q_sample_of_different_times():
 
 def test_fresh_noise():
     like = normal(2, 3, dtype=torch.float32)
-    one, two = diffusion.process.fresh(rng(4), like), diffusion.process.fresh(rng(4), like)
+    one, two = diffusion.process.noise_stream(rng(4), like), diffusion.process.noise_stream(rng(4), like)
     first, second = next(one), next(one)
     assert first.shape == (2, 3) and first.dtype == torch.float32 and not torch.equal(first, second)
     assert torch.equal(next(two), first) and torch.equal(next(two), second)
@@ -285,14 +278,14 @@ def test_mu_from_epsilon_is_the_posterior_mean_at_the_estimate(shape, t, seed):
 
 @settings(drawn, max_examples=200)
 @given(
-    kind=st.sampled_from(KINDS),
+    prediction_type=st.sampled_from(PREDICTION_TYPES),
     shape=shapes,
     dtype=st.sampled_from([torch.float32, torch.float64]),
     name=st.sampled_from(["linear", "cosine"]),
     seed=st.integers(0, 999),
     whole=st.booleans(),
 )
-def test_conversions_are_each_others_inverses(kind, shape, dtype, name, seed, whole):
+def test_conversions_are_each_others_inverses(prediction_type, shape, dtype, name, seed, whole):
     """From truth to prediction and back, and from any prediction to estimates and back; int t and tensor t alike."""
     schedule = SCHEDULES[name]
     x0, noise, other = (normal(*shape, seed=3 * seed + k, dtype=dtype) for k in range(3))
@@ -301,27 +294,29 @@ def test_conversions_are_each_others_inverses(kind, shape, dtype, name, seed, wh
     x = diffusion.q_sample(x0, t, noise, schedule)
     a, s = schedule.at(t, x)
     c_0 = diffusion.posterior_coefficients(t, t - 1, schedule, x)[0]
-    # What rounding grows to where a picture, noise, or a difference of means is nearly all lost.
+    # What rounding grows to where an image, noise, or a difference of means is nearly all lost.
     tolerance = float(64 * torch.finfo(dtype).eps / (torch.minimum(a, c_0) * s).min())
 
     def close(one: torch.Tensor, two: torch.Tensor) -> None:
         assert one.dtype == dtype and one.shape == x.shape
         torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
 
-    answer = diffusion.target(kind, x0, noise, t, schedule)
-    close(diffusion.to_x0(kind, answer, x, t, schedule), x0)
-    close(diffusion.to_epsilon(kind, answer, x, t, schedule), noise)
+    answer = diffusion.target(prediction_type, x0, noise, t, schedule)
+    close(diffusion.to_x0(prediction_type, answer, x, t, schedule), x0)
+    close(diffusion.to_epsilon(prediction_type, answer, x, t, schedule), noise)
     # Any answer at any x: its two estimates fit x, and amount to that answer.
-    x0, noise = (convert(kind, other, x, t, schedule) for convert in (diffusion.to_x0, diffusion.to_epsilon))
+    x0, noise = (convert(prediction_type, other, x, t, schedule) for convert in (diffusion.to_x0, diffusion.to_epsilon))
     scale = 1 + float(x0.abs().max()) + float(noise.abs().max())
     close(diffusion.q_sample(x0, t, noise, schedule) / scale, x / scale)
-    close(diffusion.target(kind, x0, noise, t, schedule) / scale, other / scale)
+    close(diffusion.target(prediction_type, x0, noise, t, schedule) / scale, other / scale)
 
 
 def test_a_time_for_all_is_that_time_for_each():
     schedule, x, y = SCHEDULES["cosine"], normal(3, 2), normal(3, 2, seed=1)
-    for kind, convert in itertools.product(KINDS, (diffusion.to_x0, diffusion.to_epsilon, diffusion.target)):
-        one, each = (convert(kind, x, y, t, schedule) for t in (17, torch.full((3,), 17)))
+    for prediction_type, convert in itertools.product(
+        PREDICTION_TYPES, (diffusion.to_x0, diffusion.to_epsilon, diffusion.target)
+    ):
+        one, each = (convert(prediction_type, x, y, t, schedule) for t in (17, torch.full((3,), 17)))
         torch.testing.assert_close(one, each)
 
 
@@ -337,9 +332,9 @@ def test_v_is_the_velocity_along_the_circle():
 def test_other_kinds_are_refused():
     x, schedule = normal(2), SCHEDULES["cosine"]
     for refuse in (diffusion.target, diffusion.to_x0, diffusion.to_epsilon):
-        with pytest.raises(ValueError, match="expected a kind of epsilon, x0, v, mu; got 'score'"):
+        with pytest.raises(ValueError, match="expected a prediction_type of epsilon, x0, v, mu; got 'score'"):
             refuse("score", x, x, 3, schedule)
-    with pytest.raises(ValueError, match="expected a kind of epsilon, x0, v, mu; got 'score'"):
+    with pytest.raises(ValueError, match="expected a prediction_type of epsilon, x0, v, mu; got 'score'"):
         diffusion.Denoiser(nn.Identity(), schedule, "score")
 
 
@@ -358,19 +353,19 @@ class Answer(nn.Module):
         return self.answer
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_denoiser_names_the_noise(kind):
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_denoiser_names_the_noise(prediction_type):
     schedule, t = SCHEDULES["cosine"], torch.tensor([1, 50, 90])
     x0, noise = normal(3, 2), normal(3, 2, seed=1)
     x = diffusion.q_sample(x0, t, noise, schedule)
-    network = Answer(diffusion.target(kind, x0, noise, t, schedule))
-    denoiser = diffusion.Denoiser(network, schedule, kind, (2,))
+    network = Answer(diffusion.target(prediction_type, x0, noise, t, schedule))
+    denoiser = diffusion.Denoiser(network, schedule, prediction_type, (2,))
     torch.testing.assert_close(denoiser(x, t), noise, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(denoiser.predict(x, t), network.answer)
     assert len(network.asked) == 2 and all(len(given_) == 2 for given_ in network.asked)
     denoiser(x, t, "c")
-    denoiser.predict(x, t, "c", "keep")
-    assert [given_[2:] for given_ in network.asked[2:]] == [("c", None), ("c", "keep")]
+    denoiser.predict(x, t, "c", "condition_mask")
+    assert [given_[2:] for given_ in network.asked[2:]] == [("c", None), ("c", "condition_mask")]
 
 
 def test_a_denoiser_widens_what_mixed_precision_leaves():
@@ -428,12 +423,12 @@ def test_guidance_of_gaussians_is_a_power_of_the_condition():
 # Exact denoisers
 
 
-def blobs() -> diffusion.Mixture:
+def blobs() -> diffusion.GaussianMixture:
     weights, roots = torch.tensor([1.0, 2.0, 5.0]).double(), normal(3, 2, 2)
-    return diffusion.Mixture(weights, 2 * normal(3, 2, seed=1), roots @ roots.mT, SCHEDULES["cosine"])
+    return diffusion.GaussianMixture(weights, 2 * normal(3, 2, seed=1), roots @ roots.mT, SCHEDULES["cosine"])
 
 
-def in_torch(mixture: diffusion.Mixture, t: int) -> MixtureSameFamily:
+def in_torch(mixture: diffusion.GaussianMixture, t: int) -> MixtureSameFamily:
     ratio = mixture.schedule.alpha_bar[t]
     covariances = ratio * mixture.covariances + (1 - ratio) * torch.eye(mixture.means.shape[1])
     parts = MultivariateNormal(ratio.sqrt() * mixture.means, covariances)
@@ -504,17 +499,17 @@ def test_exact_denoiser_on_devices(device):
 def test_mixtures_refuse():
     one, two, eye = torch.ones(1), torch.ones(2), torch.eye(2)
     good = (two, torch.zeros(2, 2), torch.stack([eye, eye]))
-    diffusion.Mixture(*good, SCHEDULES["cosine"])
+    diffusion.GaussianMixture(*good, SCHEDULES["cosine"])
     for k, bad in (
         (0, one), (0, -two), (0, two * 0), (0, torch.ones(2, 1)), (1, torch.zeros(2)), (1, torch.zeros(2, 3)),
         (2, eye[None]), (2, eye), (0, two * math.nan),
     ):  # fmt: skip
         arguments = [bad if i == k else x for i, x in enumerate(good)]
         with pytest.raises(ValueError, match=r"expected weights \(K,\) > 0, means \(K, d\) and cov"):
-            diffusion.Mixture(*arguments, SCHEDULES["cosine"])
+            diffusion.GaussianMixture(*arguments, SCHEDULES["cosine"])
     for bad in (-eye, torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[1.0, 0.3], [0.2, 1.0]])):
         with pytest.raises(ValueError, match="expected symmetric covariances without negative eigenvalues"):
-            diffusion.Mixture(*good[:2], torch.stack([eye, bad]), SCHEDULES["cosine"])
+            diffusion.GaussianMixture(*good[:2], torch.stack([eye, bad]), SCHEDULES["cosine"])
     with pytest.raises(ValueError, match="expected one time for all"):
         blobs()(normal(2, 2), torch.tensor([1, 2]))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from course_lib.base.scores import Score
+from course_lib.base.metrics import Score
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "diffusion.py"
 PEER = importlib.util.find_spec("diffusers") is not None
@@ -14,10 +14,7 @@ PEER = importlib.util.find_spec("diffusers") is not None
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("diffusion_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.diffusion")
 
 
 def test_quick_run_of_what_needs_no_data(benchmark, tmp_path, capsys):

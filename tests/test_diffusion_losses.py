@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import normal, rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -15,22 +16,14 @@ from course_lib import diffusion
 drawn = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=rng(seed), dtype=torch.float64)
-
-
 class Wave(nn.Module):
-    """A prediction of some kind, from all that a network is given."""
+    """A prediction, from all that a network is given."""
 
-    def forward(self, x, t, condition=None, keep=None):
+    def forward(self, x, t, condition=None, condition_mask=None):
         out = torch.sin(x + t.view(-1, *[1] * (x.ndim - 1)))
         if condition is not None:
             condition = condition.view(-1, *[1] * (x.ndim - 1))
-            out = out + (condition if keep is None else condition * keep.view(condition.shape))
+            out = out + (condition if condition_mask is None else condition * condition_mask.view(condition.shape))
         return out
 
 
@@ -67,18 +60,18 @@ def test_times_repeat_with_the_generator():
 # The simple loss
 
 
-@pytest.mark.parametrize("kind", diffusion.KINDS)
-def test_simple_loss_by_hand(kind):
+@pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
+def test_simple_loss_by_hand(prediction_type):
     schedule = diffusion.cosine(50)
     x0, noise, t = normal(3, 2, 4, 4), normal(3, 2, 4, 4, seed=1), torch.tensor([1, 20, 50])
-    loss = diffusion.simple_loss(diffusion.Denoiser(Wave(), schedule, kind), x0, t, noise)
+    loss = diffusion.simple_loss(diffusion.Denoiser(Wave(), schedule, prediction_type), x0, t, noise)
     total = 0.0
     for k in range(3):
         a = math.sqrt(schedule.alpha_bar[t[k]])
         s = math.sqrt(1 - schedule.alpha_bar[t[k]])
         x = a * x0[k] + s * noise[k]
-        wanted = {"epsilon": noise[k], "x0": x0[k], "v": a * noise[k] - s * x0[k]}.get(kind)
-        if kind == "mu":
+        wanted = {"epsilon": noise[k], "x0": x0[k], "v": a * noise[k] - s * x0[k]}.get(prediction_type)
+        if prediction_type == "mu":
             beta, before = float(schedule.beta[t[k]]), float(schedule.alpha_bar[t[k] - 1])
             wanted = (math.sqrt(before) * beta * x0[k] + math.sqrt(1 - beta) * (1 - before) * x) / s**2
         total += float((torch.sin(x + t[k]) - wanted).square().sum())
@@ -88,9 +81,9 @@ def test_simple_loss_by_hand(kind):
 def test_simple_loss_hands_on_conditions():
     denoiser = diffusion.Denoiser(Wave(), diffusion.cosine(50))
     x0, noise, t = normal(2, 3), normal(2, 3, seed=1), torch.tensor([4, 40])
-    c, keep = torch.tensor([1.0, 2.0]).double(), torch.tensor([True, False])
+    c, condition_mask = torch.tensor([1.0, 2.0]).double(), torch.tensor([True, False])
     x = diffusion.q_sample(x0, t, noise, denoiser.schedule)
-    for given_, added in (((), [0.0, 0.0]), ((c,), [1.0, 2.0]), ((c, keep), [1.0, 0.0])):
+    for given_, added in (((), [0.0, 0.0]), ((c,), [1.0, 2.0]), ((c, condition_mask), [1.0, 0.0])):
         expected = (torch.sin(x + t[:, None]) + torch.tensor(added)[:, None] - noise).square().mean()
         torch.testing.assert_close(diffusion.simple_loss(denoiser, x0, t, noise, *given_), expected)
 
@@ -126,8 +119,8 @@ def test_weights_are_their_definition(gamma):
     schedule = diffusion.cosine(100)
     t, like = torch.tensor([1, 30, 50, 70, 100]), torch.zeros(5, 1, 2, 2, dtype=torch.float64)
     snr = [float(schedule.alpha_bar[k] / (1 - schedule.alpha_bar[k])) for k in t]
-    for kind, per in {"epsilon": lambda s: s, "x0": lambda s: 1.0, "v": lambda s: s + 1}.items():
-        found = diffusion.weight(kind, t, schedule, gamma, like)
+    for prediction_type, per in {"epsilon": lambda s: s, "x0": lambda s: 1.0, "v": lambda s: s + 1}.items():
+        found = diffusion.weight(prediction_type, t, schedule, gamma, like)
         assert found.shape == (5, 1, 1, 1)
         assert found.flatten().tolist() == pytest.approx([min(s, gamma) / per(s) for s in snr])
 
@@ -143,18 +136,18 @@ def test_weighted_losses_of_all_kinds_are_the_same_error_of_x0(t, gamma, seed):
     implied = (x - a * estimate) / s
     predictions = {"epsilon": implied, "x0": estimate, "v": a * implied - s * estimate}
     expected = min(float(a**2 / s**2), gamma) * float((estimate - x0).square().mean())
-    for kind, prediction in predictions.items():
-        denoiser = diffusion.Denoiser(nn.Identity(), schedule, kind)
+    for prediction_type, prediction in predictions.items():
+        denoiser = diffusion.Denoiser(nn.Identity(), schedule, prediction_type)
         denoiser.network.forward = lambda x, t, prediction=prediction: prediction
         loss = diffusion.simple_loss(denoiser, x0, torch.full((2,), t), noise, gamma=gamma)
-        assert float(loss) == pytest.approx(expected, rel=1e-6), kind
+        assert float(loss) == pytest.approx(expected, rel=1e-6), prediction_type
 
 
 def test_weights_refuse():
     schedule, t = diffusion.cosine(10), torch.tensor([3])
-    for kind, gamma in (("mu", 5.0), ("e", 5.0), ("v", 0.0), ("v", -1.0), ("v", math.nan)):
-        with pytest.raises(ValueError, match="expected gamma > 0 and a kind of epsilon, x0, v; got"):
-            diffusion.weight(kind, t, schedule, gamma, torch.zeros(1))
+    for prediction_type, gamma in (("mu", 5.0), ("e", 5.0), ("v", 0.0), ("v", -1.0), ("v", math.nan)):
+        with pytest.raises(ValueError, match="expected gamma > 0 and a prediction_type of epsilon, x0, v; got"):
+            diffusion.weight(prediction_type, t, schedule, gamma, torch.zeros(1))
 
 
 # The variational bound

@@ -13,6 +13,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from conftest import normal, rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
@@ -25,14 +26,6 @@ SAMPLERS = (ddpm, ddim, dpm_solver, heun)
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.__name__)
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=rng(seed), dtype=torch.float64)
-
-
 def float64(*rows) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -43,7 +36,7 @@ COVARIANCE = ROOT @ ROOT.T  # its eigenvalues are 0.04, 0.26 and 1.5
 SCALE = (COVARIANCE.diag()[:, None] * COVARIANCE.diag()).sqrt()
 
 
-def blob(schedule: diffusion.Schedule) -> diffusion.Mixture:
+def blob(schedule: diffusion.Schedule) -> diffusion.GaussianMixture:
     return diffusion.gaussian(MEAN, COVARIANCE, schedule)
 
 
@@ -51,8 +44,8 @@ WEIGHTS, MEANS = float64(0.3, 0.7), float64([-1.0, -0.5], [1.0, 0.5])
 COVARIANCES = float64([[0.05, 0.02], [0.02, 0.04]], [[0.03, -0.01], [-0.01, 0.06]])
 
 
-def pair(schedule: diffusion.Schedule) -> diffusion.Mixture:
-    return diffusion.Mixture(WEIGHTS, MEANS, COVARIANCES, schedule)
+def pair(schedule: diffusion.Schedule) -> diffusion.GaussianMixture:
+    return diffusion.GaussianMixture(WEIGHTS, MEANS, COVARIANCES, schedule)
 
 
 def wave(x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:

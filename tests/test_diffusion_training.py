@@ -1,21 +1,22 @@
-"""The training step against its formula and a known optimum, sampling of pictures, the recipe, and what ships."""
+"""The training step against its formula and a known optimum, sampling of images, the recipe, and what ships."""
 
 import functools
-import importlib.util
+import importlib
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import rng
 from torch import nn
 
 from course_lib import diffusion
-from course_lib.base import checkpoints, classifier, datasets, metrics, unet
-from course_lib.base.training import Loop
+from course_lib.base import checkpoints, classifier, datasets, metrics, unet, zoo
+from course_lib.base.loop import Loop
 
 ROOT = Path(__file__).resolve().parents[1]
-# Bars for what ships, with some room. Of the recipe's 10,000 pictures: the Fréchet distance at most, the
+# Bars for what ships, with some room. Of the recipe's 10,000 images: the Fréchet distance at most, the
 # others at least. Of a hundred (cats: 50) drawn here: the kernel distance at most, and how many the classifier
 # takes for what was asked, without guidance and with it, at least.
 REACHED = {
@@ -27,20 +28,19 @@ KERNEL_DISTANCE = {"diffusion_mnist": 0.1, "diffusion_fashion_mnist": 0.15, "dif
 RIGHT = {"diffusion_mnist": (95, 99), "diffusion_fashion_mnist": (86, 97)}
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+SHIPPED = ("diffusion_mnist", "diffusion_fashion_mnist", "diffusion_cats")
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=rng(seed))
 
 
-def tiny(seed: int = 0, kind: str = "epsilon", **changes) -> diffusion.Denoiser:
-    """A small denoiser of 8×8 pictures, whose last layer has left 0."""
+def tiny(seed: int = 0, prediction_type: str = "epsilon", **changes) -> diffusion.Denoiser:
+    """A small denoiser of 8×8 images, whose last layer has left 0."""
     torch.manual_seed(seed)
     network = unet.UNet(unet.Config(**{"width": 8, "multipliers": (1, 2)} | changes))
     nn.init.normal_(network.last.weight, std=0.1)
-    return diffusion.Denoiser(network, diffusion.cosine(50), kind, (1, 8, 8))
+    return diffusion.Denoiser(network, diffusion.cosine(50), prediction_type, (1, 8, 8))
 
 
 class Notes(nn.Module):
@@ -61,26 +61,30 @@ class Notes(nn.Module):
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_a_step_is_algorithm_1(gamma):
     """Times, noise and what is kept are drawn in this order; then the loss, and its gradient downhill."""
-    denoiser, pictures, labels = tiny(kind="v", classes=3), torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
-    twin = tiny(kind="v", classes=3)
+    denoiser, images, labels = (
+        tiny(prediction_type="v", classes=3),
+        torch.rand(6, 1, 8, 8),
+        torch.tensor([0, 1, 2, 0, 1, 2]),
+    )
+    twin = tiny(prediction_type="v", classes=3)
     step = diffusion.diffusion_step(
         denoiser, torch.optim.SGD(denoiser.network.parameters(), 0.1), rng(3), drop=0.4, gamma=gamma, clip=None
     )
-    losses = step((pictures, labels))
+    losses = step((images, labels))
     assert set(losses) == {"loss"} and not losses["loss"].requires_grad
 
     generator = rng(3)
     t = diffusion.draw_times(6, 50, generator)
-    noise, keep = torch.randn(6, 1, 8, 8, generator=generator), torch.rand(6, generator=generator) >= 0.4
-    assert keep.any() and not keep.all()
-    loss = diffusion.simple_loss(twin, 2 * pictures - 1, t, noise, labels, keep, gamma)
+    noise, condition_mask = torch.randn(6, 1, 8, 8, generator=generator), torch.rand(6, generator=generator) >= 0.4
+    assert condition_mask.any() and not condition_mask.all()
+    loss = diffusion.simple_loss(twin, 2 * images - 1, t, noise, labels, condition_mask, gamma)
     torch.testing.assert_close(losses["loss"], loss.detach())
     gradients = torch.autograd.grad(loss, list(twin.network.parameters()))
     for moved, old, gradient in zip(denoiser.network.parameters(), twin.network.parameters(), gradients, strict=True):
         torch.testing.assert_close(moved, old - 0.1 * gradient)
 
 
-def test_pictures_are_centred_and_points_are_not():
+def test_images_are_centred_and_points_are_not():
     schedule, notes = diffusion.cosine(50), Notes()
     optimiser = torch.optim.SGD(notes.parameters(), 0.0)
     step = diffusion.diffusion_step(diffusion.Denoiser(notes, schedule), optimiser, rng())
@@ -97,9 +101,9 @@ def test_conditions_are_left_out_as_often_as_asked():
     denoiser, optimiser = diffusion.Denoiser(notes, schedule), torch.optim.SGD(notes.parameters(), 0.0)
     for drop in (0.0, 0.2, 1.0):
         diffusion.diffusion_step(denoiser, optimiser, rng(), drop=drop)((torch.rand(1000, 2), labels))
-        _, _, condition, keep = notes.asked[-1]
+        _, _, condition, condition_mask = notes.asked[-1]
         assert torch.equal(condition, labels)
-        assert abs(float((~keep).float().mean()) - drop) <= 4.5 * math.sqrt(drop * (1 - drop) / 1000)
+        assert abs(float((~condition_mask).float().mean()) - drop) <= 4.5 * math.sqrt(drop * (1 - drop) / 1000)
     diffusion.diffusion_step(denoiser, optimiser, rng())((torch.rand(4, 2), labels[:4]))
     assert len(notes.asked[-1]) == 2  # no condition, though the data has labels
 
@@ -125,21 +129,21 @@ def test_long_gradients_are_clipped():
     assert math.sqrt(moved) == pytest.approx(1e-3, rel=1e-2)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "x0", "v"])
-def test_training_approaches_the_known_optimum(kind):
+@pytest.mark.parametrize("prediction_type", ["epsilon", "x0", "v"])
+def test_training_approaches_the_known_optimum(prediction_type):
     """Gaussian points: the loss of the exact denoiser is what X_t does not tell, and a small network gets near it."""
     schedule, covariance = diffusion.cosine(100), torch.tensor([[0.5, 0.3], [0.3, 0.4]])
     data = diffusion.gaussian(torch.tensor([0.5, -0.3]), covariance, schedule)
     torch.manual_seed(0)
-    denoiser, generator = diffusion.Denoiser(diffusion.PointNetwork(32), schedule, kind), rng()
+    denoiser, generator = diffusion.Denoiser(diffusion.PointNetwork(32), schedule, prediction_type), rng()
     optimiser = torch.optim.Adam(denoiser.network.parameters(), 5e-3)
     step = diffusion.diffusion_step(denoiser, optimiser, generator)
     parts = {"network": denoiser.network, "optimiser": optimiser, "rng": generator}
-    history = Loop(step, data.sample(4096, rng(1)), steps=400, batch_size=256, parts=parts).run()["loss"]
+    history = Loop(step, data.sample(4096, rng(1)), steps=400, batch_size=256, stateful=parts).run()["loss"]
 
     eigenvalues, ratio = torch.linalg.eigvalsh(covariance.double()), schedule.alpha_bar[1:, None]
     unknown = (1 - ratio) * eigenvalues / (ratio * eigenvalues + 1 - ratio)  # the variance of X_0 given X_t
-    best = float((unknown * {"x0": 1, "epsilon": ratio / (1 - ratio), "v": 1 / (1 - ratio)}[kind]).mean())
+    best = float((unknown * {"x0": 1, "epsilon": ratio / (1 - ratio), "v": 1 / (1 - ratio)}[prediction_type]).mean())
     n = 20_000
     noise = torch.randn(n, 2, generator=rng(4))
     with torch.no_grad():
@@ -153,7 +157,7 @@ def test_a_small_network_learns_digits():
     optimiser = torch.optim.Adam(denoiser.network.parameters(), 5e-3)
     step = diffusion.diffusion_step(denoiser, optimiser, generator, drop=0.1)
     parts = {"network": denoiser.network, "optimiser": optimiser, "rng": generator}
-    history = Loop(step, data, steps=80, batch_size=64, parts=parts).run()["loss"]
+    history = Loop(step, data, steps=80, batch_size=64, stateful=parts).run()["loss"]
     assert sum(history[-20:]) / 20 < 0.33
 
 
@@ -163,7 +167,7 @@ def train(steps: int, state: Path | None = None, seed: int = 0) -> list[torch.Te
     optimiser = torch.optim.Adam(denoiser.network.parameters(), 1e-3)
     step = diffusion.diffusion_step(denoiser, optimiser, generator, drop=0.2, gamma=5.0)
     parts = {"network": denoiser.network, "optimiser": optimiser, "rng": generator}
-    Loop(step, datasets.load("digits"), steps=steps, batch_size=16, parts=parts, state=state).run()
+    Loop(step, datasets.load("digits"), steps=steps, batch_size=16, stateful=parts, resume_from=state).run()
     return [parameter.detach() for parameter in denoiser.network.parameters()]
 
 
@@ -178,13 +182,13 @@ def test_the_same_seed_gives_the_same_and_a_run_resumes_exactly(tmp_path):
 
 
 class Flat(nn.Module):
-    """ε* of pictures whose pixels are N(m, 0.2²) each, around [-1, 1]; the condition is m, none is 0."""
+    """ε* of images whose pixels are N(m, 0.2²) each, around [-1, 1]; the condition is m, none is 0."""
 
     def __init__(self, schedule: diffusion.Schedule) -> None:
         super().__init__()
         self.schedule, self.weight, self.asked = schedule, nn.Parameter(torch.zeros(())), []
 
-    def forward(self, x, t, condition=None, keep=None):
+    def forward(self, x, t, condition=None, condition_mask=None):
         self.asked.append((len(x), condition is not None, self.training))
         a, s = self.schedule.at(t, x)
         m = 0 if condition is None else condition.view(-1, 1, 1, 1)
@@ -201,31 +205,31 @@ def flat(T: int = 100) -> diffusion.Denoiser:
     [(diffusion.ddpm, {}), (diffusion.ddim, {"eta": 0.5}), (diffusion.dpm_solver, {}), (diffusion.heun, {})],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
-def test_samples_are_pictures(sampler, options):
+def test_samples_are_images(sampler, options):
     denoiser = flat()
     means = torch.tensor([0.3, -0.4]).repeat(150)
-    pictures = diffusion.sample(denoiser, 300, means, sampler=sampler, steps=100, rng=rng(), **options)
-    assert pictures.shape == (300, 1, 2, 3) and pictures.dtype == torch.float32 and pictures.is_contiguous()
-    assert not pictures.requires_grad and pictures.min() >= 0 and pictures.max() <= 1
+    images = diffusion.sample(denoiser, 300, means, sampler=sampler, steps=100, rng=rng(), **options)
+    assert images.shape == (300, 1, 2, 3) and images.dtype == torch.float32 and images.is_contiguous()
+    assert not images.requires_grad and images.min() >= 0 and images.max() <= 1
     for k, mean in enumerate((0.65, 0.3)):  # the same in [0, 1]
-        assert abs(float(pictures[k::2].mean()) - mean) < 4.5 * 0.1 / math.sqrt(900)
-        assert float(pictures[k::2].std()) == pytest.approx(0.1, rel=0.15)
+        assert abs(float(images[k::2].mean()) - mean) < 4.5 * 0.1 / math.sqrt(900)
+        assert float(images[k::2].std()) == pytest.approx(0.1, rel=0.15)
     calls = 100 if sampler is not diffusion.heun else 199
     assert [size for size, _, _ in denoiser.network.asked] == [250] * calls + [50] * calls
 
 
 def test_samples_are_clamped():
-    pictures = diffusion.sample(flat(), 200, torch.ones(200), rng=rng(), clip=None)
-    assert pictures.max() == 1 and (pictures == 1).float().mean() == pytest.approx(0.5, abs=0.1)
+    images = diffusion.sample(flat(), 200, torch.ones(200), rng=rng(), clip=None)
+    assert images.max() == 1 and (images == 1).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_batches_do_not_matter():
-    """Across the boundary of 250, and for one picture alone."""
+    """Across the boundary of 250, and for one image alone."""
     denoiser, x = tiny(classes=3).eval(), normal(252, 1, 8, 8)
     labels = torch.arange(252) % 3
-    together = diffusion.sample(denoiser, x, labels, steps=3, scale=2.0)
+    together = diffusion.sample(denoiser, x, labels, steps=3, guidance_scale=2.0)
     for part in (slice(0, 2), slice(248, 252), slice(251, 252)):
-        alone = diffusion.sample(denoiser, x[part], labels[part], steps=3, scale=2.0)
+        alone = diffusion.sample(denoiser, x[part], labels[part], steps=3, guidance_scale=2.0)
         torch.testing.assert_close(alone, together[part], rtol=1e-4, atol=1e-5)
 
 
@@ -251,8 +255,8 @@ def test_guidance_pushes_samples():
     denoiser, means = flat(), torch.full((200,), 0.3)
     for scale, expected, calls in ((0.0, 0.0, 20), (0.5, 0.15, 40), (1.0, 0.3, 20), (2.0, 0.6, 40)):
         denoiser.network.asked.clear()
-        pictures = diffusion.sample(denoiser, 200, means, scale=scale, rng=rng(), clip=None)
-        assert abs(2 * float(pictures.mean()) - 1 - expected) < 4.5 * 0.2 / math.sqrt(1200) + 0.002
+        images = diffusion.sample(denoiser, 200, means, guidance_scale=scale, rng=rng(), clip=None)
+        assert abs(2 * float(images.mean()) - 1 - expected) < 4.5 * 0.2 / math.sqrt(1200) + 0.002
         assert len(denoiser.network.asked) == calls
     denoiser.network.asked.clear()
     diffusion.sample(denoiser, 2, rng=rng())
@@ -273,8 +277,8 @@ def test_sampling_works_in_evaluation_mode_and_returns():
 def test_sampling_on_devices(device):
     denoiser = tiny(classes=3).eval()
     x, labels = normal(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
-    expected = diffusion.sample(denoiser, x, labels, steps=4, scale=1.5)
-    found = diffusion.sample(denoiser.to(device), x, labels, steps=4, scale=1.5)
+    expected = diffusion.sample(denoiser, x, labels, steps=4, guidance_scale=1.5)
+    found = diffusion.sample(denoiser.to(device), x, labels, steps=4, guidance_scale=1.5)
     assert found.device.type == device.type
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
     assert diffusion.sample(denoiser, 2, steps=2, sampler=diffusion.ddpm, rng=rng()).device.type == device.type
@@ -286,9 +290,9 @@ def test_sampling_refuses():
     denoiser = flat()
     unknown = diffusion.Denoiser(denoiser.network, denoiser.schedule)
     for which, x in ((denoiser, 0), (denoiser, -3), (unknown, 4), (denoiser, torch.zeros(0, 1, 2, 3))):
-        with pytest.raises(ValueError, match="at least one picture"):
+        with pytest.raises(ValueError, match="at least one image"):
             diffusion.sample(which, x)
-    with pytest.raises(ValueError, match="expected as many conditions as pictures; got 3 and 4"):
+    with pytest.raises(ValueError, match="expected as many conditions as images; got 3 and 4"):
         diffusion.sample(denoiser, 4, torch.zeros(3))
     with pytest.raises(ValueError, match="expected 1 … 100 calls, got 101"):
         diffusion.sample(denoiser, 4, steps=101)
@@ -304,10 +308,7 @@ def test_sampling_refuses():
 
 
 def recipe():
-    spec = importlib.util.spec_from_file_location("recipe_diffusion", ROOT / "recipes" / "diffusion.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("recipes.diffusion")
 
 
 def test_the_recipe_runs(tmp_path, monkeypatch):
@@ -319,7 +320,7 @@ def test_the_recipe_runs(tmp_path, monkeypatch):
     scores = module.main(["--quick", "--json", "scores.json"])["diffusion_mnist"]
     assert float(scores["Fréchet distance"]) > 0 and 0 <= float(scores["agreement"]) <= 1
     assert json.loads(Path("scores.json").read_text())["name"]
-    network = diffusion.build("diffusion_mnist").network
+    network = zoo.build("diffusion_mnist").network
     metadata = checkpoints.restore(network, tmp_path / "build" / "diffusion_mnist_quick.safetensors")
     assert "--model diffusion_mnist" in metadata["recipe"]
     assert list(Path("build").glob("*.png"))
@@ -327,36 +328,36 @@ def test_the_recipe_runs(tmp_path, monkeypatch):
 
 def test_the_recipe_knows_what_ships():
     module = recipe()
-    assert set(module.PRESETS) == set(diffusion.SHIPPED)
+    assert set(module.PRESETS) == set(SHIPPED)
     for name, preset in module.PRESETS.items():
-        assert (preset.drop is not None) == diffusion.build(name).network.config.conditional
+        assert (preset.drop is not None) == zoo.build(name).network.config.conditional
     shares = [module.rate(done, 1000) for done in range(1001)]
     assert max(shares) == max(shares[150:250]) > 0.85 and shares[0] < 0.01 and shares[-1] < 1e-9
     with pytest.raises(SystemExit, match="diffusion_mnist, .*diffusion_cats cannot share --out, --state or --json"):
         module.main(["--json", "scores.json"])
 
 
-@pytest.mark.parametrize("name", diffusion.SHIPPED)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_load_gives_what_was_saved(name, tmp_path, monkeypatch):
-    network = diffusion.build(name).network
+    network = zoo.build(name).network
     with torch.no_grad():
         network.last.weight.normal_(generator=rng())
     half = network.half().state_dict()
     monkeypatch.setattr(checkpoints, "folder", lambda: tmp_path)
     checkpoints.save(tmp_path / f"{name}.safetensors", half, recipe="none", seed=0, score="none")
     assert (tmp_path / f"{name}.safetensors").stat().st_size <= 3_000_000
-    loaded = diffusion.load(name)
+    loaded = zoo.load(name)
     assert not loaded.training and not loaded.network.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     x, t = normal(2, *loaded.shape), torch.tensor([1, 1000])
     torch.testing.assert_close(loaded.predict(x, t), network.float().eval()(x, t))
     (tmp_path / f"{name}.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
-        diffusion.load(name)
+        zoo.load(name)
 
 
 def test_load_knows_its_names():
-    for refuse in (diffusion.build, diffusion.load):
+    for refuse in (zoo.build, zoo.load):
         with pytest.raises(ValueError, match="expected a denoiser of diffusion_mnist, .*; got 'diffusion_dogs'"):
             refuse("diffusion_dogs")
 
@@ -364,18 +365,18 @@ def test_load_knows_its_names():
 def shipped(name: str) -> diffusion.Denoiser:
     if not (checkpoints.folder() / f"{name}.safetensors").exists():
         pytest.skip(f"{name}.safetensors is not there yet: python recipes/diffusion.py --model {name}")
-    return diffusion.load(name)
+    return zoo.load(name)
 
 
 @functools.cache
 def hundred(name: str) -> torch.Tensor:
-    """Pictures of ten calls each, of all classes alike where there are any, without guidance."""
+    """Images of ten calls each, of all classes alike where there are any, without guidance."""
     denoiser = shipped(name)
     labels = torch.arange(100) % 10 if denoiser.network.config.conditional else None
     return diffusion.sample(denoiser, 100 if labels is not None else 50, labels, steps=10, rng=rng(1))
 
 
-@pytest.mark.parametrize("name", diffusion.SHIPPED)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_denoisers_reached(name):
     shipped(name)
     assert (checkpoints.folder() / f"{name}.safetensors").stat().st_size <= 3_000_000
@@ -387,18 +388,18 @@ def test_shipped_denoisers_reached(name):
     assert all(scores[fact] > bars[fact] for fact in bars if fact != "Fréchet distance")
 
 
-@pytest.mark.parametrize("name", diffusion.SHIPPED)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_denoisers_draw_like_the_data(name):
-    """Against held-out pictures, by the distance that a hundred pictures do not bias."""
-    pictures, data = hundred(name), name.removeprefix("diffusion_")
-    assert torch.pdist(pictures.flatten(1)).min() > 1 and pictures.flatten(1).std(1).min() > 0.03
+    """Against held-out images, by the distance that a hundred images do not bias."""
+    images, data = hundred(name), name.removeprefix("diffusion_")
+    assert torch.pdist(images.flatten(1)).min() > 1 and images.flatten(1).std(1).min() > 0.03
     if not datasets.is_available(data):
         pytest.skip(f"needs {data}, in COURSE_DATA or the cache")
     held_out = datasets.load(data, "test")
     held_out = held_out[torch.randperm(len(held_out), generator=rng())[:500]][0]
     extract = metrics.extractor(data)
-    real, fake = extract(held_out), extract(pictures)
-    flawed = extract((pictures + 0.2 * torch.randn(pictures.shape, generator=rng(2))).clamp(0, 1))
+    real, fake = extract(held_out), extract(images)
+    flawed = extract((images + 0.2 * torch.randn(images.shape, generator=rng(2))).clamp(0, 1))
     assert metrics.kernel_distance(real, fake) < KERNEL_DISTANCE[name]
     assert metrics.kernel_distance(real, fake) < metrics.kernel_distance(real, flawed)
 
@@ -407,8 +408,8 @@ def test_shipped_denoisers_draw_like_the_data(name):
 def test_shipped_denoisers_draw_what_they_are_asked_for(name):
     """Judged by the shipped classifier, so that the test needs no data; more surely with guidance."""
     denoiser, labels = shipped(name), torch.arange(100) % 10
-    judge = classifier.load(name.removeprefix("diffusion_"))
-    guided = diffusion.sample(denoiser, 100, labels, steps=10, scale=2.0, rng=rng(1))
+    judge = zoo.load(f"classifier_{name.removeprefix('diffusion_')}")
+    guided = diffusion.sample(denoiser, 100, labels, steps=10, guidance_scale=2.0, rng=rng(1))
     with torch.no_grad():
         right, right_guided = (int((judge(x).argmax(1) == labels).sum()) for x in (hundred(name), guided))
     assert right >= RIGHT[name][0] and right_guided >= RIGHT[name][1] and right_guided >= right

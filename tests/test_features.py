@@ -1,8 +1,9 @@
 """base/features.py against torchvision's VGG-19, its own invariants, and its teachers."""
 
+import dataclasses
 import hashlib
 import http.server
-import importlib.util
+import importlib
 import os
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torchvision.models.vgg import cfgs, make_layers
 
-from course_lib.base import features, images, pictures
+from course_lib.base import datasets, features, images, zoo
 from course_lib.base.checkpoints import CheckpointError, folder
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG, VGG19_WIDTHS
 
@@ -25,17 +26,14 @@ TINY = (
 )  # VGG-19's layout, a thousandth of its weights
 
 
-def random_picture(size: tuple[int, int] = (48, 40), dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def random_image(size: tuple[int, int] = (48, 40), dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
 @pytest.fixture(scope="module")
 def recipe():
     """recipes/features.py as a module."""
-    spec = importlib.util.spec_from_file_location("recipe_features", ROOT / "recipes" / "features.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("recipes.features")
 
 
 def test_equals_torchvision_at_every_layer():
@@ -46,9 +44,9 @@ def test_equals_torchvision_at_every_layer():
     theirs = [module for module in reference if isinstance(module, torch.nn.Conv2d)]
     for convolution, other in zip(ours, theirs, strict=True):
         convolution.load_state_dict(other.state_dict())
-    picture = random_picture((32, 48), torch.float64)
-    found = network.extract(picture, network.layers)
-    x = (picture - network.mean) / network.std
+    image = random_image((32, 48), torch.float64)
+    found = network.extract(image, network.layers)
+    x = (image - network.mean) / network.std
     layers = iter(network.layers)
     for module in reference:
         x = module(x)
@@ -61,7 +59,7 @@ def test_names_and_sizes():
     network = VGG(VGG19_WIDTHS)
     assert network.layers[0] == "relu1_1" and network.layers[-1] == "relu5_4" and len(network.layers) == 16
     assert VGG(EMBEDDED_WIDTHS).layers[-1] == "relu5_1"
-    shapes = {k: tuple(v.shape) for k, v in network.extract(random_picture(), ("relu5_1", "relu1_2")).items()}
+    shapes = {k: tuple(v.shape) for k, v in network.extract(random_image(), ("relu5_1", "relu1_2")).items()}
     assert shapes == {"relu5_1": (2, 512, 3, 2), "relu1_2": (2, 64, 48, 40)}
     assert list(shapes) == ["relu5_1", "relu1_2"]
 
@@ -70,7 +68,7 @@ def test_computes_nothing_beyond_the_deepest_layer():
     network, called = VGG(TINY), []
     for key, convolution in network.convolutions.items():
         convolution.register_forward_hook(lambda *_, key=key: called.append(key))
-    network.extract(random_picture(), ("relu2_1", "relu1_1"))
+    network.extract(random_image(), ("relu2_1", "relu1_1"))
     assert called == ["1_1", "1_2", "2_1"]
 
 
@@ -89,7 +87,7 @@ def test_average_pooling_of_a_constant_is_that_constant():
 def test_normalise_gives_mean_one_and_keeps_the_function(pooling: str):
     torch.manual_seed(3)
     network = VGG(TINY, pooling).double()
-    calibration = [random_picture(dtype=torch.float64)[:1], random_picture((64, 32), torch.float64)[1:]]
+    calibration = [random_image(dtype=torch.float64)[:1], random_image((64, 32), torch.float64)[1:]]
     before = network.extract(calibration[0], network.layers)
     seen = [network.extract(x, network.layers) for x in calibration]
     unscaled = {layer: [found[layer].mean(dim=(0, 2, 3)) for found in seen] for layer in network.layers}
@@ -109,39 +107,37 @@ def test_normalise_gives_mean_one_and_keeps_the_function(pooling: str):
 def test_refuses_what_it_cannot_do():
     network = VGG(TINY, name="tiny")
     with pytest.raises(ValueError, match="tiny has the layers relu1_1.*relu9_9"):
-        network.extract(random_picture(), ("relu9_9",))
+        network.extract(random_image(), ("relu9_9",))
     with pytest.raises(ValueError, match="none"):
-        network.extract(random_picture(), ())
+        network.extract(random_image(), ())
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\), got \(2, 1, 48, 40\)"):
-        network.extract(random_picture()[:, :1], ("relu1_1",))
+        network.extract(random_image()[:, :1], ("relu1_1",))
     with pytest.raises(ValueError, match="16 px or more"):
-        network.extract(random_picture((8, 64)), ("relu5_1", "relu1_1"))
+        network.extract(random_image((8, 64)), ("relu5_1", "relu1_1"))
     with pytest.raises(ValueError, match="'sum'"):
         VGG(TINY, pooling="sum")
-    with pytest.raises(ValueError, match="'resnet'"):
-        features.load("resnet")
 
 
 def test_embedded_is_small_frozen_and_on_the_device(device: torch.device):
-    network = features.load("embedded", device=device)
+    network = zoo.load("features", device=device)
     assert (folder() / "features.safetensors").stat().st_size <= 3_000_000
     assert not network.training and not any(p.requires_grad for p in network.parameters())
-    picture = pictures.load("cat", size=64).to(device).requires_grad_()
-    found = network.extract(picture, network.layers)
-    assert all(f.device == picture.device and f.isfinite().all() and f.std() > 0 for f in found.values())
+    image = datasets.load_image("cat", size=64).to(device).requires_grad_()
+    found = network.extract(image, network.layers)
+    assert all(f.device == image.device and f.isfinite().all() and f.std() > 0 for f in found.values())
     sum(f.mean() for f in found.values()).backward()
-    assert picture.grad.isfinite().all() and picture.grad.abs().sum() > 0
-    again = features.load("embedded", device=device).extract(picture, network.layers)
+    assert image.grad.isfinite().all() and image.grad.abs().sum() > 0
+    again = zoo.load("features", device=device).extract(image, network.layers)
     assert all(torch.equal(again[layer], found[layer]) for layer in found)
 
 
 def test_auto_falls_back_offline_and_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert features.load("auto").name == "embedded VGG"
+    assert features.load_best().name == "embedded VGG"
     assert "COURSE_OFFLINE" in (said := capsys.readouterr().out) and "Features: embedded VGG" in said
-    with pytest.raises(pictures.OfflineError, match="COURSE_OFFLINE"):
-        features.load("vgg19")
+    with pytest.raises(datasets.OfflineError, match="COURSE_OFFLINE"):
+        zoo.load("vgg19")
 
 
 @pytest.fixture
@@ -170,6 +166,7 @@ def vgg19_server(monkeypatch, tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(features, "VGG19_URL", f"http://127.0.0.1:{server.server_port}/vgg19-{digest}.pth")
+    monkeypatch.setitem(zoo._ENTRIES, "vgg19", dataclasses.replace(zoo.entry("vgg19"), url=features.VGG19_URL))
     monkeypatch.setattr(features, "VGG19_WIDTHS", TINY)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COURSE_OFFLINE", "0")
@@ -180,41 +177,41 @@ def vgg19_server(monkeypatch, tmp_path):
 
 def test_vgg19_downloads_once_and_is_normalised(vgg19_server, monkeypatch):
     source, served, cache = vgg19_server
-    network = features.load("vgg19", device="cpu")
-    expected = features.normalise(source, [pictures.load(name, size=224) for name in features.CALIBRATION])
-    picture = random_picture()
-    for layer, found in network.extract(picture, network.layers).items():
-        torch.testing.assert_close(found, expected.extract(picture, [layer])[layer])
+    network = zoo.load("vgg19", device="cpu")
+    expected = features.normalise(source, [datasets.load_image(name, size=224) for name in features.CALIBRATION])
+    image = random_image()
+    for layer, found in network.extract(image, network.layers).items():
+        torch.testing.assert_close(found, expected.extract(image, [layer])[layer])
     assert [path.name for path in cache.iterdir()] == [features.VGG19_URL.rsplit("/", 1)[1]]
     served["body"] = b"gone"
     monkeypatch.setenv("COURSE_OFFLINE", "1")  # now from the cache
-    assert features.load("auto", device="cpu").name == "VGG-19 (ImageNet)"
+    assert features.load_best(device="cpu").name == "VGG-19 (ImageNet)"
 
 
 def test_vgg19_wrong_bytes_are_never_used(vgg19_server):
     _, served, cache = vgg19_server
     whole = served["body"]
     served["body"] = whole[: len(whole) // 2]
-    with pytest.raises(pictures.DownloadError, match="could not be downloaded.*hash"):
-        features.load("vgg19", device="cpu")
+    with pytest.raises(datasets.DownloadError, match="could not be downloaded.*hash"):
+        zoo.load("vgg19", device="cpu")
     assert list(cache.iterdir()) == []
-    assert features.load("auto", device="cpu").name == "embedded VGG"
+    assert features.load_best(device="cpu").name == "embedded VGG"
     served["body"] = whole
-    features.load("vgg19", device="cpu")
+    zoo.load("vgg19", device="cpu")
     path = next(cache.iterdir())
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=f"{path.name} is damaged.*delete it"):
-        features.load("vgg19", device="cpu")
+        zoo.load("vgg19", device="cpu")
 
 
 @pytest.mark.skipif(not os.environ.get("COURSE_DATA"), reason="needs COURSE_DATA with the teachers")
 def test_embedded_sees_what_its_teachers_see(recipe):
-    """The shipped network explains its teachers' features on pictures that its recipe never saw."""
-    calibration = [pictures.load(name, size=224) for name in features.CALIBRATION]
+    """The shipped network explains its teachers' features on images that its recipe never saw."""
+    calibration = [datasets.load_image(name, size=224) for name in features.CALIBRATION]
     teachers = recipe.load_teachers(Path(os.environ["COURSE_DATA"]), calibration)
-    unseen = [(picture[0] * 255).byte() for picture in calibration]
+    unseen = [(image[0] * 255).byte() for image in calibration]
     torch.manual_seed(0)
-    scores = recipe.evaluate(features.load("embedded", device="cpu"), teachers, unseen)
+    scores = recipe.evaluate(zoo.load("features", device="cpu"), teachers, unseen)
     untrained = recipe.evaluate(VGG(EMBEDDED_WIDTHS).requires_grad_(False), teachers, unseen)
     for layer, bar in (
         ("relu1_1", 0.9),
@@ -229,11 +226,11 @@ def test_embedded_sees_what_its_teachers_see(recipe):
 def test_recipe_resumes_exactly(recipe, tmp_path, monkeypatch, vgg19_server):
     """An interrupted run that goes on gives the weights of an uninterrupted one, bit for bit."""
     monkeypatch.delenv("COURSE_DATA", raising=False)  # the teacher is the (stand-in) download
-    with pytest.raises(SystemExit, match="--pictures"):
+    with pytest.raises(SystemExit, match="--images"):
         recipe.main(["--quick"])
-    for name in pictures.names("built-in")[:12]:
-        images.save(pictures.load(name, size=200), tmp_path / "photographs" / f"{name}.png")
-    common = ["--quick", "--pictures", str(tmp_path / "photographs")]
+    for name in datasets.image_names("built-in")[:12]:
+        images.save(datasets.load_image(name, size=200), tmp_path / "photographs" / f"{name}.png")
+    common = ["--quick", "--images", str(tmp_path / "photographs")]
     recipe.main([*common, "--out", str(tmp_path / "a.safetensors"), "--state", str(tmp_path / "a.pt")])
 
     class Interrupted(Exception):

@@ -1,7 +1,7 @@
 """Losses against closed forms in float64, networks against torch's own layers, training against known optima."""
 
 import copy
-import importlib.util
+import importlib
 import json
 import math
 from pathlib import Path
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import normal, rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 from torch import nn
 
 from course_lib import gan
-from course_lib.base import checkpoints, classifier, datasets
+from course_lib.base import checkpoints, classifier, datasets, zoo
 
 ROOT = Path(__file__).resolve().parents[1]
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -26,20 +27,9 @@ SIZES = [(1, 8), (1, 28), (3, 32)]
 sizes = pytest.mark.parametrize(("channels", "size"), SIZES)
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(shape, generator=rng(seed), dtype=torch.float64).to(dtype)
-
-
 def script(folder: str):
     """A recipe or a benchmark as a module."""
-    spec = importlib.util.spec_from_file_location(f"{folder}_gan", ROOT / folder / "gan.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"{folder}.gan")
 
 
 # Losses
@@ -121,12 +111,12 @@ def test_r1_of_a_quadratic_discriminator_and_its_gradients():
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_r1_wants_each_pictures_own_logit():
+def test_r1_wants_each_images_own_logit():
     D = gan.Discriminator(size=8, width=4)
     with pytest.raises(ValueError, match="without batch normalisation"):
         gan.r1_penalty(D, torch.zeros(2, 1, 8, 8))
     gan.r1_penalty(D.eval(), torch.zeros(2, 1, 8, 8))  # its statistics are constants now
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         gan.r1_penalty(D, torch.zeros(0, 1, 8, 8))
 
 
@@ -274,9 +264,9 @@ def test_shapes_ranges_and_gradients_reach_every_parameter(make, device):
     G, D = (network.to(device) for network in make())
     labels = torch.arange(5, device=device) * 2 if G.classes else None
     given_ = () if labels is None else (labels,)
-    pictures = G(normal(5, 6, dtype=torch.float32).to(device), *given_)
-    assert pictures.shape == (5, G.channels, G.size, G.size) and pictures.abs().max() <= 1
-    scores = D(pictures, *given_)
+    images = G(normal(5, 6, dtype=torch.float32).to(device), *given_)
+    assert images.shape == (5, G.channels, G.size, G.size) and images.abs().max() <= 1
+    scores = D(images, *given_)
     assert scores.shape == (5,) and scores.dtype == torch.float32
     scores.square().sum().backward()
     for network in (G, D):
@@ -332,8 +322,8 @@ def test_projection_discriminator_is_the_papers_formula():
 def test_the_label_matters_to_the_generator():
     G = networks(1, 8, 10)[0].eval()
     z = normal(1, 6, dtype=torch.float32).expand(10, -1)
-    pictures = G(z, torch.arange(10)).flatten(1)
-    assert torch.pdist(pictures).min() > 0
+    images = G(z, torch.arange(10)).flatten(1)
+    assert torch.pdist(images).min() > 0
 
 
 @pytest.mark.parametrize("size", [0, 1, 6, 7, 9, 10, 30, 50])
@@ -355,11 +345,11 @@ def test_bad_input_of_the_networks():
         with pytest.raises(ValueError, match=r"z must be floats of shape \(B, 6\)"):
             G(z)
     for x in (torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 28, 28), torch.zeros(1, 8, 8), torch.zeros(2, 1, 8, 8).byte()):
-        with pytest.raises(ValueError, match=r"pictures must be floats of shape \(B, 1, 8, 8\)"):
+        with pytest.raises(ValueError, match=r"images must be floats of shape \(B, 1, 8, 8\)"):
             D(x)
     with pytest.raises(ValueError, match="without classes"):
         G(torch.zeros(2, 6), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"pictures must be floats of shape \(B, 1, 28, 28\)"):
+    with pytest.raises(ValueError, match=r"images must be floats of shape \(B, 1, 28, 28\)"):
         gan.MaxoutDiscriminator()(torch.zeros(2, 3, 28, 28))
     with pytest.raises(ValueError, match=r"z must be floats of shape \(B, 64\)"):
         gan.FullyConnectedGenerator()(torch.zeros(2, 63))
@@ -385,17 +375,17 @@ def test_bad_labels(labels, message):
 # Sampling
 
 
-def test_sample_gives_pictures_and_leaves_the_generator_as_it_was():
+def test_sample_gives_images_and_leaves_the_generator_as_it_was():
     G = networks(1, 8)[0]
     before = copy.deepcopy(G.state_dict())
     z = normal(300, 6, dtype=torch.float32)  # more than one batch
-    pictures = gan.sample(G, z)
+    images = gan.sample(G, z)
     assert G.training and all(torch.equal(before[k], v) for k, v in G.state_dict().items())
     with torch.no_grad():
         expected = (G.eval()(z) + 1) / 2
-    torch.testing.assert_close(pictures, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(gan.sample(G, 5, rng=rng(3)), gan.sample(G, 5, rng=rng(3)))
-    torch.testing.assert_close(gan.sample(G, z[:1]), pictures[:1], rtol=1e-4, atol=1e-5)  # no neighbours needed
+    torch.testing.assert_close(gan.sample(G, z[:1]), images[:1], rtol=1e-4, atol=1e-5)  # no neighbours needed
     assert not gan.sample(G, 2).requires_grad
 
 
@@ -415,7 +405,7 @@ def test_sample_clamps_and_draws_labels_in_turn():
 
 def test_bad_requests_to_sample():
     G = networks(1, 8, 10)[0]
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         gan.sample(G, 0)
     with pytest.raises(ValueError, match="as many labels as rows of z; got 2 and 3"):
         gan.sample(G, 3, torch.tensor([0, 1]))
@@ -517,11 +507,11 @@ def test_a_step_is_the_two_updates_written_out():
     """D by the gradient of its loss at fixed fakes, then G through the new D; in float64."""
     G, D = (network.double() for network in networks(1, 8, normalise=False))
     G2, D2 = copy.deepcopy(G), copy.deepcopy(D)
-    pictures = torch.rand(4, 1, 8, 8, generator=rng(), dtype=torch.float64)
-    named = make_step(G, D, r1=0.5)((pictures, torch.arange(4)))  # labels that an unconditional network ignores
+    images = torch.rand(4, 1, 8, 8, generator=rng(), dtype=torch.float64)
+    named = make_step(G, D, r1=0.5)((images, torch.arange(4)))  # labels that an unconditional network ignores
 
     z = torch.randn(4, 6, generator=rng(1)).double()
-    real, fake = 2 * pictures - 1, G2(z)
+    real, fake = 2 * images - 1, G2(z)
     with torch.no_grad():
         fixed = fake.clone()
     real = real.requires_grad_()
@@ -561,7 +551,7 @@ def test_frozen_restores_every_flag_also_after_an_error():
     assert [n for n, p in D.named_parameters() if not p.requires_grad] == ["head.bias"]
 
 
-def test_generated_pictures_take_the_labels_of_the_real_ones():
+def test_generated_images_take_the_labels_of_the_real_ones():
     G, D = networks(1, 8, 10)
     seen = []
     for network in (G, D):
@@ -572,11 +562,11 @@ def test_generated_pictures_take_the_labels_of_the_real_ones():
         make_step(G, D)(torch.rand(3, 1, 8, 8))
 
 
-def test_r1_looks_at_the_real_pictures():
+def test_r1_looks_at_the_real_images():
     G, D = networks(1, 8, normalise=False)
-    pictures = torch.rand(6, 1, 8, 8, generator=rng())
-    expected = gan.r1_penalty(D, 2 * pictures - 1).item()
-    assert make_step(G, D, r1=1.0)(pictures)["R1"].item() == pytest.approx(expected, rel=1e-4)
+    images = torch.rand(6, 1, 8, 8, generator=rng())
+    expected = gan.r1_penalty(D, 2 * images - 1).item()
+    assert make_step(G, D, r1=1.0)(images)["R1"].item() == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match="expected r1 ≥ 0"):
         make_step(G, D, r1=-1.0)
 
@@ -592,7 +582,7 @@ def test_mixed_precision_changes_little():
         assert results[1][name].item() == pytest.approx(exact.item(), rel=0.03), name
 
 
-def test_augmentation_is_differentiable_and_moves_pictures_whole():
+def test_augmentation_is_differentiable_and_moves_images_whole():
     x = normal(6, 3, 8, 8).requires_grad_()
     y = gan.augment(x, rng())
     assert y.shape == x.shape and y.dtype == x.dtype
@@ -603,7 +593,7 @@ def test_augmentation_is_differentiable_and_moves_pictures_whole():
 
 
 def test_augmentation_mirrors_and_shifts():
-    """A bright column in a dark picture shows where each picture went: shifted at most, mirrored or not."""
+    """A bright column in a dark image shows where each image went: shifted at most, mirrored or not."""
     x = torch.zeros(400, 1, 8, 8)
     x[..., 1] = 1.0
 
@@ -620,7 +610,7 @@ def test_augmentation_mirrors_and_shifts():
         gan.augment(x, rng(), shift=1.5)
 
 
-def test_both_kinds_of_pictures_are_augmented():
+def test_both_kinds_of_images_are_augmented():
     G, D = networks(1, 8)
     counted = []
 
@@ -656,7 +646,7 @@ def test_half_precision_generators_stay_below_3_mb(model):
     preset = recipe.PRESETS[model]
     C, size = (3, 32) if preset.data == "cats" else (1, 28)
     classes = ("cat",) if preset.data == "cats" else tuple("0123456789")
-    one = datasets.PictureSet("x", torch.zeros(1, C, size, size).byte(), torch.zeros(1).long(), classes)
+    one = datasets.ImageSet("x", torch.zeros(1, C, size, size).byte(), torch.zeros(1).long(), classes)
     generator, discriminator = preset.networks(one)
     assert sum(2 * t.numel() for t in generator.state_dict().values()) < 2.9e6
     labels = torch.zeros(2).long() if preset.conditional else None
@@ -674,11 +664,11 @@ def test_load_builds_what_the_recipe_trains(name, tmp_path, monkeypatch):
     """A checkpoint in half precision of the preset's own generator, found by its name."""
     preset = script("recipes").PRESETS[name]
     C, size = (3, 32) if preset.data == "cats" else (1, 28)
-    shape = datasets.PictureSet("shape", torch.zeros(1, C, size, size).byte(), torch.zeros(1).long(), ("",) * 10)
+    shape = datasets.ImageSet("shape", torch.zeros(1, C, size, size).byte(), torch.zeros(1).long(), ("",) * 10)
     G = preset.networks(shape)[0].half()
     monkeypatch.setattr(checkpoints, "folder", lambda: tmp_path)
     checkpoints.save(tmp_path / f"{name}.safetensors", G.state_dict(), recipe="none", seed=0, score="none")
-    loaded = gan.load(name)
+    loaded = zoo.load(name)
     z, labels = normal(3, G.z_dim, dtype=torch.float32), torch.tensor([0, 1, 9])
     given_ = (labels,) if G.classes else ()
     assert torch.equal(loaded(z, *given_), G.float().eval()(z, *given_))
@@ -686,18 +676,18 @@ def test_load_builds_what_the_recipe_trains(name, tmp_path, monkeypatch):
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     checkpoints.save(tmp_path / f"{name}.safetensors", {"x": z}, recipe="none", seed=0, score="none")
     with pytest.raises(checkpoints.CheckpointError, match="does not fit"):
-        gan.load(name)
+        zoo.load(name)
     (tmp_path / f"{name}.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
-        gan.load(name)
+        zoo.load(name)
 
 
 def test_load_knows_its_names():
     with pytest.raises(ValueError, match="expected a generator of gan_mnist"):
-        gan.load("dcgan_dogs")
+        zoo.load("dcgan_dogs")
 
 
-# What the shipped generators reach, with some room: 2,000 pictures of a fixed noise, seen by the classifier.
+# What the shipped generators reach, with some room: 2,000 images of a fixed noise, seen by the classifier.
 SHIPPED = {
     "gan_mnist": {"largest class": 0.22},
     "dcgan_mnist": {"largest class": 0.2},
@@ -709,27 +699,27 @@ SHIPPED = {
 @pytest.mark.parametrize("model", SHIPPED)
 def test_shipped_generators_draw_all_classes_and_the_one_asked_for(model):
     """By the shipped classifier alone, so that the test needs no data."""
-    generator, bars = gan.load(model), SHIPPED[model]
+    generator, bars = zoo.load(model), SHIPPED[model]
     labels = torch.arange(2000) % 10
-    pictures = gan.sample(generator, 2000, labels if generator.classes else None, rng())
-    judge = classifier.load("fashion_mnist" if "fashion" in model else "mnist")
+    images = gan.sample(generator, 2000, labels if generator.classes else None, rng())
+    judge = zoo.load("classifier_fashion_mnist" if "fashion" in model else "mnist")
     with torch.no_grad():
-        seen = torch.cat([judge(part).argmax(1) for part in pictures.split(500)])
+        seen = torch.cat([judge(part).argmax(1) for part in images.split(500)])
     shares = seen.bincount(minlength=10) / 2000
     assert shares.min() > 0.005 and shares.max() < bars["largest class"], shares
     if "agreement" in bars:
         assert (seen == labels).float().mean() >= bars["agreement"]
 
 
-def test_shipped_cats_are_varied_pictures():
+def test_shipped_cats_are_varied_images():
     """No classifier knows them; at least no two are alike, and none is flat."""
-    pictures = gan.sample(gan.load("dcgan_cats"), 200, rng=rng())
-    assert torch.pdist(pictures.flatten(1)).min() > 1
-    assert pictures.flatten(1).std(1).min() > 0.03
+    images = gan.sample(zoo.load("dcgan_cats"), 200, rng=rng())
+    assert torch.pdist(images.flatten(1)).min() > 1
+    assert images.flatten(1).std(1).min() > 0.03
 
 
 def test_the_timeline_made_progress():
-    """Fréchet distances as the recipes measured them, 10,000 pictures each, with intervals that do not touch."""
+    """Fréchet distances as the recipes measured them, 10,000 images each, with intervals that do not touch."""
     found = [
         json.loads(checkpoints.load(name)[1]["score"])["Fréchet distance"] for name in ("dcgan_mnist", "gan_mnist")
     ]

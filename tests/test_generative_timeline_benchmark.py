@@ -1,23 +1,20 @@
 """The comparison of the shipped generators runs, says what is missing, and its bars can fail."""
 
-import importlib.util
+import importlib
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from course_lib.base.scores import Score
+from course_lib.base.metrics import Score
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "generative_timeline.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("generative_timeline_benchmark", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.generative_timeline")
 
 
 def score(value, width=0.0, n=100):

@@ -23,18 +23,18 @@ def encode(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    """The picture that an RGB array in [0, 255] should become."""
+    """The image that an RGB array in [0, 255] should become."""
     return torch.from_numpy(array.astype(np.float64) / 255).permute(2, 0, 1)[None].float()
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A well-formed PNG header for a picture of any size, with no pixels behind it."""
+    """A well-formed PNG header for an image of any size, with no pixels behind it."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", len(header) - 4) + header + struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", 0)
 
 
-# --- load: the same picture through every door
+# --- load: the same image through every door
 
 
 def test_load_takes_a_path_bytes_an_array_and_an_image(tmp_path):
@@ -222,16 +222,16 @@ def test_load_refuses_to_blow_a_strip_up():
         images.load(np.zeros((16, 4000), np.uint8), 1024)
 
 
-# --- load: what is no picture
+# --- load: what is no image
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"])
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"])
 def test_load_refuses_what_is_no_image(data, tmp_path):
     path = tmp_path / "wrong.png"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"wrong\.png as a picture"):
+    with pytest.raises(ValueError, match=r"wrong\.png as an image"):
         images.load(path)
-    with pytest.raises(ValueError, match="the bytes as a picture"):
+    with pytest.raises(ValueError, match="the bytes as an image"):
         images.load(data)
 
 
@@ -241,7 +241,7 @@ def test_load_refuses_what_is_no_image(data, tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_load_refuses_cut_files(format, share):
     data = encode(Image.fromarray(RGB), format)
-    with pytest.raises(ValueError, match="as a picture"):
+    with pytest.raises(ValueError, match="as an image"):
         images.load(data[: int(share * len(data))])
 
 
@@ -265,7 +265,7 @@ def test_load_refuses_a_missing_file_a_folder_and_an_address(tmp_path):
         images.load(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match="folder"):
         images.load(tmp_path)
-    with pytest.raises(ValueError, match=r"pictures\.download"):
+    with pytest.raises(ValueError, match=r"datasets\.download"):
         images.load("https://example.org/cat.jpg")
 
 
@@ -305,7 +305,7 @@ def test_load_forgives_rounding():
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".PNG"])
 def test_save_then_load_returns_the_same_picture(suffix, tmp_path):
-    path = tmp_path / "new" / f"picture{suffix}"
+    path = tmp_path / "new" / f"image{suffix}"
     images.save(tensor(RGB), path)
     assert torch.equal(images.load(path), tensor(RGB))
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -314,12 +314,12 @@ def test_save_then_load_returns_the_same_picture(suffix, tmp_path):
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg"])
 def test_save_writes_jpegs(suffix, tmp_path):
     smooth = images.resize(tensor(RGB)[..., :4, :4], 64)
-    images.save(smooth, tmp_path / f"picture{suffix}")
-    torch.testing.assert_close(images.load(tmp_path / f"picture{suffix}"), smooth, atol=0.1, rtol=0)
+    images.save(smooth, tmp_path / f"image{suffix}")
+    torch.testing.assert_close(images.load(tmp_path / f"image{suffix}"), smooth, atol=0.1, rtol=0)
 
 
 def test_save_clamps_rounds_and_takes_other_layouts(tmp_path, device):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     picture = torch.full((1, 16, 16), 0.5, device=device, requires_grad=True)
     images.save(picture, path)
     assert (images.load(path) == 128 / 255).all()
@@ -327,14 +327,14 @@ def test_save_clamps_rounds_and_takes_other_layouts(tmp_path, device):
     torch.testing.assert_close(images.load(path)[0, :, 0, 0], torch.tensor([0, 254 / 255, 1]))
 
 
-@pytest.mark.parametrize("name", ["picture", "picture.xyz", "picture.png.bak"])
+@pytest.mark.parametrize("name", ["image", "image.xyz", "image.png.bak"])
 def test_save_refuses_other_suffixes(name, tmp_path):
     with pytest.raises(ValueError, match="ending in"):
         images.save(tensor(RGB), tmp_path / name)
 
 
 def test_save_keeps_the_old_file_when_it_fails(tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     images.save(tensor(RGB), path)
     with pytest.raises(ValueError, match="finite"):
         images.save(torch.full((3, 16, 16), torch.nan), path)

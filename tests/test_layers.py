@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import normal, rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -12,14 +13,6 @@ from torch import nn
 from course_lib.base import layers
 
 drawn = settings(max_examples=40, deadline=None, derandomize=True, database=None)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=rng(seed), dtype=torch.float64)
 
 
 def awake(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -41,29 +34,29 @@ def awake(module: nn.Module, seed: int = 0) -> nn.Module:
     period=st.sampled_from([100.0, 10_000.0]),
 )
 def test_time_features_are_the_formula(t, half, period):
-    found = layers.time_features(torch.tensor(t, dtype=torch.float64), 2 * half, period)
+    found = layers.timestep_embedding(torch.tensor(t, dtype=torch.float64), 2 * half, period)
     for row, time in zip(found.tolist(), t, strict=True):
         angles = [time / period ** (i / half) for i in range(half)]
         assert row == pytest.approx([*map(math.cos, angles), *map(math.sin, angles)], abs=1e-9)
 
 
 def test_time_features_turn_from_one_radian_a_step_to_nearly_none():
-    found = layers.time_features(torch.arange(3), 8)
+    found = layers.timestep_embedding(torch.arange(3), 8)
     assert found.dtype == torch.float32  # of whole times
     torch.testing.assert_close(found[:, 4], torch.arange(3).float().sin())
     assert found[2, 7] == pytest.approx(2 * 10_000**-0.75, rel=1e-4)
 
 
 def test_every_time_has_its_own_features():
-    assert torch.pdist(layers.time_features(torch.arange(1001).double(), 32)).min() > 0.1
+    assert torch.pdist(layers.timestep_embedding(torch.arange(1001).double(), 32)).min() > 0.1
 
 
 @pytest.mark.parametrize(("t", "dim"), [(torch.zeros(2, 1), 4), (torch.zeros(()), 4), (torch.zeros(2), 3)])
 def test_time_features_refuse(t, dim):
     with pytest.raises(ValueError, match=r"expected t \(B,\) and an even dim ≥ 2"):
-        layers.time_features(t, dim)
+        layers.timestep_embedding(t, dim)
     with pytest.raises(ValueError, match="and 0"):
-        layers.time_features(torch.zeros(2), 0)
+        layers.timestep_embedding(torch.zeros(2), 0)
 
 
 # Blocks
@@ -121,7 +114,7 @@ def test_a_new_block_is_the_identity():
 
 
 def test_attention_is_its_formula():
-    """A loop over pictures and pixels."""
+    """A loop over images and pixels."""
     attention, x = awake(layers.SelfAttention(4, groups=2)), normal(2, 4, 2, 3)
     normed = group_norm(x, 2, attention.norm.weight, attention.norm.bias)
     expected = x.clone()

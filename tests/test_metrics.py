@@ -1,4 +1,4 @@
-"""base/metrics.py, base/neighbours.py and base/scores.py against torchmetrics, closed forms, slow loops and laws."""
+"""base/metrics.py, base/metrics.py and base/scores.py against torchmetrics, closed forms, slow loops and laws."""
 
 import json
 import math
@@ -6,30 +6,30 @@ import os
 
 import pytest
 import torch
+from conftest import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from course_lib.base import classifier, datasets, metrics, neighbours
+from course_lib.base import classifier, datasets, metrics, zoo
 from course_lib.base.metrics import (
+    Score,
+    bootstrap,
     frechet_distance,
     frechet_floor,
     frechet_score,
+    generative_precision_recall,
+    interval,
     kernel_distance,
     kernel_score,
-    precision_recall,
+    proportion,
 )
-from course_lib.base.scores import Score, bootstrap, interval, share
 
 drawn = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 sizes = st.tuples(st.integers(4, 40), st.integers(4, 40), st.integers(1, 12), st.integers(0, 2**31))
 DISTANCES = [frechet_distance, kernel_distance]
 distances = pytest.mark.parametrize("distance", DISTANCES, ids=lambda f: f.__name__)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def pair(n: int, m: int, D: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +39,7 @@ def pair(n: int, m: int, D: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 class Features(torch.nn.Module):
-    """Stands for torchmetrics' Inception network: its "pictures" are features already."""
+    """Stands for torchmetrics' Inception network: its "images" are features already."""
 
     def __init__(self, D: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def test_frechet_distance_of_gaussians_with_known_moments():
     assert frechet_distance(line, 3 * line + 1) == pytest.approx((2 - 7) ** 2 + (1 - 3) ** 2)
 
 
-def test_frechet_distance_of_fewer_pictures_than_features():
+def test_frechet_distance_of_fewer_images_than_features():
     """Singular covariances: on a common line in 50 dimensions it is what it is on the line."""
     direction = torch.nn.functional.normalize(normal(50), dim=0)
     real, fake = normal(7, seed=1), 2 * normal(5, seed=2) + 1
@@ -182,8 +182,8 @@ def test_every_dtype_and_device(device):
     real, fake = (x.float().to(device) for x in pair(60, 50, 6, seed=3))
     for distance in DISTANCES:
         assert distance(real, fake) == pytest.approx(distance(real.cpu().double(), fake.cpu().double()))
-    assert [s.value for s in precision_recall(real, fake)] == [
-        s.value for s in precision_recall(real.cpu(), fake.cpu())
+    assert [s.value for s in generative_precision_recall(real, fake)] == [
+        s.value for s in generative_precision_recall(real.cpu(), fake.cpu())
     ]
     assert float(kernel_score(real, fake, repeats=5)) == pytest.approx(kernel_distance(real, fake))
     memory = metrics.memorisation(real, fake[:20], fake[20:])
@@ -204,7 +204,7 @@ def test_precision_recall_equals_a_double_loop(drawn_sizes, k):
         hits = [any(math.dist(x, c) <= r for c, r in zip(centres, reach, strict=True)) for x in points]
         return sum(hits) / len(hits)
 
-    precision, recall = precision_recall(real, fake, k)
+    precision, recall = generative_precision_recall(real, fake, k)
     real, fake = real.tolist(), fake.tolist()
     assert (precision.value, precision.n) == (pytest.approx(covered(fake, real)), m)
     assert (recall.value, recall.n) == (pytest.approx(covered(real, fake)), n)
@@ -212,23 +212,23 @@ def test_precision_recall_equals_a_double_loop(drawn_sizes, k):
 
 def test_precision_recall_of_known_cases():
     real = normal(300, 4)
-    assert [s.value for s in precision_recall(real, real)] == [1, 1]
-    assert [s.value for s in precision_recall(real, real.flip(0) + 1e-9)] == [1, 1]
-    assert [s.value for s in precision_recall(real, real + 100)] == [0, 0]
-    # A generator that has found one good picture, and one that paints half of the world.
-    precision, recall = precision_recall(real, 0.01 * normal(300, 4, seed=1))
+    assert [s.value for s in generative_precision_recall(real, real)] == [1, 1]
+    assert [s.value for s in generative_precision_recall(real, real.flip(0) + 1e-9)] == [1, 1]
+    assert [s.value for s in generative_precision_recall(real, real + 100)] == [0, 0]
+    # A generator that has found one good image, and one that paints half of the world.
+    precision, recall = generative_precision_recall(real, 0.01 * normal(300, 4, seed=1))
     assert precision.value > 0.9 and recall.value < 0.1
-    precision, recall = precision_recall(real, normal(300, 4, seed=1).abs())
+    precision, recall = generative_precision_recall(real, normal(300, 4, seed=1).abs())
     assert precision.value > 0.7 and recall.value < 0.5
-    precision, recall = precision_recall(real, 5 * normal(300, 4, seed=1))
+    precision, recall = generative_precision_recall(real, 5 * normal(300, 4, seed=1))
     assert precision.value < 0.3 and recall.value > 0.8
 
 
 def test_precision_recall_in_chunks(monkeypatch):
     real, fake = pair(50, 40, 3, seed=1)
-    whole = precision_recall(real, fake)
-    monkeypatch.setattr(neighbours, "CHUNK", 7)
-    assert precision_recall(real, fake) == whole
+    whole = generative_precision_recall(real, fake)
+    monkeypatch.setattr(metrics, "CHUNK", 7)
+    assert generative_precision_recall(real, fake) == whole
 
 
 # --- intervals ---
@@ -236,12 +236,12 @@ def test_precision_recall_in_chunks(monkeypatch):
 
 def test_share_is_wilsons_interval():
     """Against the equation it solves, |p̂ − p| = z √(p(1 − p)/n) at both ends."""
-    found = share(torch.arange(50) < 41)
+    found = proportion(torch.arange(50) < 41)
     assert (found.value, found.n) == (0.82, 50)
     for bound in (found.low, found.high):
         assert abs(found.value - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / 50))
     for hits, bounds in ((torch.ones(20), (0.8389, 1)), (torch.zeros(20), (0, 0.1611))):
-        found = share(hits.bool())
+        found = proportion(hits.bool())
         assert (found.low, found.high) == pytest.approx(bounds, abs=1e-4) and found.low <= found.value <= found.high
 
 
@@ -258,7 +258,7 @@ def test_bootstrap_of_a_mean_is_its_standard_error():
     assert found.value == float(x.mean()) and found.n == 400
     assert (found.value - found.low, found.high - found.value) == pytest.approx((half, half), rel=0.15)
     assert bootstrap(lambda x: float(x.mean()), x) == bootstrap(lambda x: float(x.mean()), x)
-    other = bootstrap(lambda x: float(x.mean()), x, generator=torch.Generator().manual_seed(5))
+    other = bootstrap(lambda x: float(x.mean()), x, rng=torch.Generator().manual_seed(5))
     assert other != bootstrap(lambda x: float(x.mean()), x) and other.value == found.value
 
 
@@ -304,7 +304,7 @@ def true_discrepancy(D: int, shift: float, spread: float) -> float:
     return kernel(a, 1, a, 1) + kernel(b, spread**2, b, spread**2) - 2 * kernel(a, 1, b, spread**2)
 
 
-def test_true_discrepancy_is_what_many_pictures_have():
+def test_true_discrepancy_is_what_many_images_have():
     """The oracle above, itself checked."""
     real, fake = normal(1500, 8), 1.2 * normal(1500, 8, seed=1) + 0.5 / 8**0.5
     score = kernel_score(real, fake, repeats=50)
@@ -323,14 +323,14 @@ def test_frechet_score_is_the_bootstrap_at_or_above_0():
 def test_a_score_is_read_and_written():
     score = Score(12.3456, 11.0, 13.9, 2000)
     assert str(score) == "12.3 [11, 13.9], n = 2,000" and float(score) == 12.3456
-    assert metrics.Score is Score and metrics.bootstrap is bootstrap and metrics.share is share
+    assert metrics.Score is Score and metrics.bootstrap is bootstrap and metrics.proportion is proportion
 
 
 # --- memorisation ---
 
 
 def test_memorisation_equals_a_slow_search(monkeypatch):
-    monkeypatch.setattr(neighbours, "CHUNK", 20)
+    monkeypatch.setattr(metrics, "CHUNK", 20)
     training, held_out, fake = normal(30, 2, 3, 3), normal(11, 2, 3, 3, seed=1), normal(13, 2, 3, 3, seed=2)
     found = metrics.memorisation(training, held_out, fake)
     for i, x in enumerate(fake):
@@ -349,7 +349,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return training, held_out[:150], held_out[150:]
 
 
-def test_memorisation_catches_copies_and_passes_real_pictures():
+def test_memorisation_catches_copies_and_passes_real_images():
     training, held_out, fresh = digits()
     copies = training[::10]
     found = metrics.memorisation(training, held_out, copies)
@@ -362,8 +362,8 @@ def test_memorisation_catches_copies_and_passes_real_pictures():
     assert found.copied.value < 0.12 and found.ratio.low < 1 < found.ratio.high
 
 
-def test_memorisation_finds_noisy_copies_of_rare_pictures():
-    """They lie further from their originals than fresh pictures of the common, simple kind do from theirs."""
+def test_memorisation_finds_noisy_copies_of_rare_images():
+    """They lie further from their originals than fresh images of the common, simple kind do from theirs."""
 
     def world(seed: int) -> torch.Tensor:
         return torch.cat([0.01 * normal(100, 20, seed=seed), 10 * normal(100, 20, seed=seed + 1) + 50])
@@ -379,16 +379,16 @@ def test_memorisation_finds_noisy_copies_of_rare_pictures():
 
 
 def test_extractor_gives_the_classifiers_features(device):
-    pictures = datasets.load("digits", "test")[:20][0].to(device)
-    found = metrics.extractor("digits")(pictures)
-    assert found.shape == (20, 64) and found.device == pictures.device and not found.requires_grad
-    torch.testing.assert_close(found, classifier.load("digits", device).features(pictures))
+    images = datasets.load("digits", "test")[:20][0].to(device)
+    found = metrics.extractor("digits")(images)
+    assert found.shape == (20, 64) and found.device == images.device and not found.requires_grad
+    torch.testing.assert_close(found, zoo.load("classifier_digits", device).features(images))
     noise = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     found = metrics.extractor("cats")(noise)
     assert found.shape == (5, 320) and found.isfinite().all() and found.std() > 0
 
 
-def test_evaluate_ranks_worse_and_worse_pictures():
+def test_evaluate_ranks_worse_and_worse_images():
     """Real digits, with noise, and noise alone; every score turns the right way, and carries its sample size."""
     data, labels = datasets.load("digits", "test")[:]
     noise = torch.rand(data.shape, generator=torch.Generator().manual_seed(0))
@@ -410,10 +410,10 @@ def test_evaluate_ranks_worse_and_worse_pictures():
 
 @pytest.mark.skipif(not os.environ.get("COURSE_DATA"), reason="needs COURSE_DATA with MNIST")
 def test_real_mnist_meets_its_floor():
-    """1000 training pictures against the test split: what the best generator could reach."""
+    """1000 training images against the test split: what the best generator could reach."""
     data = datasets.load("mnist")
-    pictures, labels = data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:1000]]
-    scores = metrics.evaluate(pictures, "mnist", labels=labels, repeats=20)
+    images, labels = data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:1000]]
+    scores = metrics.evaluate(images, "mnist", labels=labels, repeats=20)
     assert scores["agreement"].value > 0.99
     assert scores["Fréchet distance"].value < 2 * scores["Fréchet floor"].value
     assert min(scores["precision"].value, scores["recall"].value) > 0.75
@@ -424,7 +424,7 @@ def test_real_mnist_meets_its_floor():
 
 
 @pytest.mark.parametrize(
-    "function", [*DISTANCES, frechet_score, kernel_score, precision_recall], ids=lambda f: f.__name__
+    "function", [*DISTANCES, frechet_score, kernel_score, generative_precision_recall], ids=lambda f: f.__name__
 )
 def test_bad_features_are_refused(function):
     good = normal(10, 3)
@@ -445,9 +445,9 @@ def test_other_bad_input_is_refused():
     with pytest.raises(TypeError, match="fake: torch.uint8"):
         metrics.memorisation(good, good, good.byte())
     with pytest.raises(ValueError, match="k ≥ 1 neighbours; got 0"):
-        precision_recall(good, good, 0)
-    with pytest.raises(ValueError, match="11 pictures or more"):
-        precision_recall(good, good, 10)
+        generative_precision_recall(good, good, 0)
+    with pytest.raises(ValueError, match="11 images or more"):
+        generative_precision_recall(good, good, 10)
     with pytest.raises(ValueError, match="got 1 and 5"):
         frechet_floor(good, 1, 5)
     with pytest.raises(ValueError, match="repeats ≥ 2; got 1"):
@@ -458,7 +458,7 @@ def test_other_bad_input_is_refused():
         bootstrap(lambda: 0.0)
     for bad in (torch.ones(3), torch.ones(2, 2).bool(), torch.ones(0).bool()):
         with pytest.raises(ValueError, match=r"booleans \(N,\)"):
-            share(bad)
+            proportion(bad)
     with pytest.raises(ValueError, match=r"one shape.*\(10, 3\).*\(10, 4\)"):
         metrics.memorisation(good, good, normal(10, 4))
     with pytest.raises(ValueError, match="two or more of them in training"):
@@ -467,24 +467,24 @@ def test_other_bad_input_is_refused():
         metrics.memorisation(good, good * torch.nan, good)
 
 
-def test_bad_pictures_are_refused():
-    pictures = torch.rand(8, 1, 8, 8)
+def test_bad_images_are_refused():
+    images = torch.rand(8, 1, 8, 8)
     with pytest.raises(ValueError, match=r"cats, digits.*got 'imagenet'"):
         metrics.extractor("imagenet")
     with pytest.raises(ValueError, match=r"got 'dogs'"):
-        metrics.evaluate(pictures, "dogs")
+        metrics.evaluate(images, "dogs")
     extract = metrics.extractor("digits")
     with pytest.raises(ValueError, match=r"\[0, 1\]; got -.*\(x \+ 1\) / 2"):
-        extract(2 * pictures - 1)
+        extract(2 * images - 1)
     with pytest.raises(ValueError, match=r"\[0, 1\]; got nan"):
-        extract(pictures.log().clamp_min(0) * torch.inf)
+        extract(images.log().clamp_min(0) * torch.inf)
     with pytest.raises(ValueError, match=r"as floats; got \(8, 1, 8, 8\) torch.uint8"):
-        extract(pictures.byte())
-    with pytest.raises(ValueError, match=r"pictures \(B, 1, 8, 8\); got \(8, 3, 8, 8\)"):
-        extract(pictures.expand(-1, 3, -1, -1))
+        extract(images.byte())
+    with pytest.raises(ValueError, match=r"images \(B, 1, 8, 8\); got \(8, 3, 8, 8\)"):
+        extract(images.expand(-1, 3, -1, -1))
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
-        metrics.extractor("cats")(pictures)
+        metrics.extractor("cats")(images)
     with pytest.raises(ValueError, match=r"a label for each of 8 digits; got \(7,\)"):
-        metrics.evaluate(pictures, "digits", labels=torch.zeros(7, dtype=torch.int64))
-    with pytest.raises(ValueError, match="4 pictures or more"):
-        metrics.evaluate(pictures[:3], "digits")
+        metrics.evaluate(images, "digits", labels=torch.zeros(7, dtype=torch.int64))
+    with pytest.raises(ValueError, match="4 images or more"):
+        metrics.evaluate(images[:3], "digits")

@@ -19,7 +19,7 @@ OVERVIEWS = {"generative_timeline": ("vae", "gan", "stylegan")}
 
 # A folder of somebody's machine at the start of a path; `https://host/home/` is none.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp|var|mnt|opt|content)/|\b[A-Z]:\\\w")
-EMBEDDED = re.compile(r"base64,[A-Za-z0-9+/=\s\\]+")  # a picture's bytes may spell anything
+EMBEDDED = re.compile(r"base64,[A-Za-z0-9+/=\s\\]+")  # an image's bytes may spell anything
 
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
@@ -44,7 +44,7 @@ def headings(notebook):
 
 
 def texts(notebook):
-    """Whatever a reader or a program may read: sources and textual outputs, without embedded pictures."""
+    """Whatever a reader or a program may read: sources and textual outputs, without embedded images."""
     for cell in notebook.cells:
         yield cell.source
         for output in cell.get("outputs", []):

@@ -9,22 +9,22 @@ import torch
 from course_lib.base import plots
 
 
-def test_show_draws_every_picture_under_its_title():
-    pictures = [torch.rand(1, 3, 8, 10), torch.rand(1, 20, 30), torch.rand(3, 5, 5)]
-    figure = plots.show(pictures, ["first", "second", "third"], columns=2)
+def test_show_draws_every_image_under_its_title():
+    images = [torch.rand(1, 3, 8, 10), torch.rand(1, 20, 30), torch.rand(3, 5, 5)]
+    figure = plots.show(images, ["first", "second", "third"], columns=2)
     assert len(figure.axes) == 4  # two rows of two; the last one is empty
     assert [ax.get_title() for ax in figure.axes] == ["first", "second", "third", ""]
     shown = [ax.images[0].get_array() for ax in figure.axes[:3]]
-    np.testing.assert_array_equal(shown[0], pictures[0][0].permute(1, 2, 0))
+    np.testing.assert_array_equal(shown[0], images[0][0].permute(1, 2, 0))
     assert [image.shape for image in shown] == [(8, 10, 3), (20, 30, 3), (5, 5, 3)]
     assert not figure.axes[3].images and not any(ax.axison for ax in figure.axes)
     assert len(plots.show(torch.rand(4, 3, 6, 6)).axes) == 4
 
 
 def test_show_refuses_what_does_not_match():
-    with pytest.raises(ValueError, match="2 pictures cannot be shown under 1 titles"):
+    with pytest.raises(ValueError, match="2 images cannot be shown under 1 titles"):
         plots.show(torch.rand(2, 3, 4, 4), ["only one"])
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         plots.show([])
 
 

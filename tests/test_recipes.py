@@ -1,4 +1,4 @@
-"""base/recipes.py: what a recipe's command line does, from its arguments to its checkpoint."""
+"""base/common.py: what a recipe's command line does, from its arguments to its checkpoint."""
 
 import json
 import signal
@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.base import checkpoints, images, processes, recipes
-from course_lib.base.training import Loop, descend
+from course_lib.base import checkpoints, distributed, images
+from course_lib.base.loop import Loop, descend
+from recipes import common
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +33,14 @@ class Score(NamedTuple):
 
 
 def parse(*words: str, begin: bool = True):
-    parser = recipes.parser("Fit a line.", steps=300, batch_size=8)
+    parser = common.parser("Fit a line.", steps=300, batch_size=8)
     parser.add_argument("--data", default="line")
     parser.add_argument("--widths", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--flat", action="store_true")
     parser.add_argument("--limit", type=float)
     args = parser.parse_args(words)
     if begin:
-        recipes.begin(args, f"tiny_{args.data}", script="/some/where/recipes/tiny.py")
+        common.setup(args, f"tiny_{args.data}", script="/some/where/recipes/tiny.py")
     return args
 
 
@@ -56,7 +57,7 @@ def fit(*words: str, **more):
 
     data = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     parts = {"network": network, "optimiser": optimiser}
-    loop = recipes.train(args, step, data, parts=parts, averages={"network": 0.9}, **more)
+    loop = common.train(args, step, data, stateful=parts, averages={"network": 0.9}, **more)
     return network, loop, args
 
 
@@ -90,20 +91,20 @@ def test_wrong_arguments_end_with_a_message(words, capsys):
 def test_begin_seeds_everything_and_returns_the_device():
     drawn = []
     for seed in ("3", "3", "4"):
-        device = recipes.begin(parse("--seed", seed, begin=False), "tiny", script=__file__)
+        device = common.setup(parse("--seed", seed, begin=False), "tiny", script=__file__)
         assert device == torch.device("cpu")
         drawn.append((torch.rand(1).item(), np.random.rand()))
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_the_command_spells_out_what_matters():
-    assert recipes.command(parse("--json", "x.json", "--state", "s.pt", "--seed", "2")) == (
+    assert common.command(parse("--json", "x.json", "--state", "s.pt", "--seed", "2")) == (
         "python recipes/tiny.py --steps 300 --batch-size 8 --seed 2 --data line --widths 1 2"
     )
-    repeated = recipes.command(parse("--quick", "--flat", "--limit", "0.5", "--widths", "7"))
+    repeated = common.command(parse("--quick", "--flat", "--limit", "0.5", "--widths", "7"))
     assert repeated.endswith("--steps 20 --batch-size 8 --seed 0 --data line --widths 7 --flat --limit 0.5")
     again = parse(*repeated.split()[2:])  # the command means what it says
-    assert recipes.settings(again) == recipes.settings(parse(*repeated.split()[2:], "--quick"))
+    assert common.settings(again) == common.settings(parse(*repeated.split()[2:], "--quick"))
 
 
 # --- the run
@@ -151,17 +152,17 @@ def test_pictures_are_drawn_on_the_way(monkeypatch):
         asked.append(loop.done)
         return torch.arange(12.0).div(11).view(12, 1, 1, 1).expand(12, 1, 3, 4) if loop.averaged else None
 
-    fit("--steps", "10", hooks=[recipes.draw("tiny", sample, 4)])
+    fit("--steps", "10", hooks=[common.draw("tiny", sample, 4)])
     assert asked == [4, 8, 10]
     assert sorted(path.name for path in Path("build").glob("*.png")) == [f"tiny_{n:06d}.png" for n in asked]
-    picture = images.load(Path("build/tiny_000010.png"))
-    assert picture.shape == (1, 3, 2 * (6 + 2) + 2, 10 * (8 + 2) + 2)  # twice as large, two rows of ten, frames of 2
+    image = images.load(Path("build/tiny_000010.png"))
+    assert image.shape == (1, 3, 2 * (6 + 2) + 2, 10 * (8 + 2) + 2)  # twice as large, two rows of ten, frames of 2
     for number in range(12):
         top, left = 2 + 8 * (number // 10), 2 + 10 * (number % 10)
-        tile = picture[0, :, top : top + 6, left : left + 8]
+        tile = image[0, :, top : top + 6, left : left + 8]
         assert torch.allclose(tile, torch.full_like(tile, number / 11), atol=1 / 255)
-    monkeypatch.setattr(processes, "is_main", lambda: False)
-    recipes.draw("other", sample, 1)(Loop(lambda x: {}, [0], steps=1, batch_size=1, parts={}))
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    common.draw("other", sample, 1)(Loop(lambda x: {}, [0], steps=1, batch_size=1, stateful={}))
     assert asked == [4, 8, 10]
 
 
@@ -172,7 +173,7 @@ def test_finish_ships_half_precision_with_its_history(capsys):
     _, loop, args = fit("--steps", "5", "--seed", "2", "--json", "build/new/scores.json")
     capsys.readouterr()
     scores = {"distance": Score(12.34567, 11, 13.5, 500), "accuracy": 0.98765, "modes": np.int64(8)}
-    recipes.finish(args, loop.averaged["network"], scores, seconds=loop.seconds, data="forty points")
+    common.export(args, loop.averaged["network"], scores, seconds=loop.seconds, data="forty points")
     tensors, facts = checkpoints.load(args.out)
     assert {t.dtype for t in tensors.values()} == {torch.float16, torch.int64}
     for name, tensor in loop.averaged["network"].state_dict().items():
@@ -196,8 +197,8 @@ def test_what_is_judged_is_what_ships():
     module[1](module[0](torch.randn(5, 3)))  # running statistics of its own
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     parameter = module[0].weight
-    assert recipes.rounded(module) is module and module[0].weight is parameter
-    recipes.finish(args, module, {}, seconds=1.0)
+    assert common.round_to_half(module) is module and module[0].weight is parameter
+    common.export(args, module, {}, seconds=1.0)
     shipped = checkpoints.load(args.out)[0]
     for name, tensor in module.state_dict().items():
         assert tensor.dtype == before[name].dtype and torch.equal(tensor, shipped[name].to(tensor.dtype)), name
@@ -214,27 +215,27 @@ def test_tied_and_strided_weights_are_shipped_too():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last))
     module[1].weight = module[0].weight
     module.half()
-    recipes.finish(args, module, {}, seconds=1.0)
+    common.export(args, module, {}, seconds=1.0)
     assert torch.equal(checkpoints.load(args.out)[0]["2.weight"], module[2].weight)
 
 
 def test_what_is_too_large_or_overflows_is_not_shipped():
     args = parse("--quick")
-    recipes.finish(args, nn.Linear(1, 1), {}, seconds=1.0)
+    common.export(args, nn.Linear(1, 1), {}, seconds=1.0)
     before = args.out.read_bytes()
     with pytest.raises(ValueError, match=r"at most 3 MB; tiny_line_quick\.safetensors would have 3\.\d\d"):
-        recipes.finish(args, nn.Linear(1000, 1501), {}, seconds=1.0)
+        common.export(args, nn.Linear(1000, 1501), {}, seconds=1.0)
     huge = nn.Linear(1, 1)
     nn.init.constant_(huge.bias, 1e5)  # more than half precision holds
     with pytest.raises(ValueError, match="'bias' are not all finite"):
-        recipes.finish(args, huge, {}, seconds=1.0)
+        common.export(args, huge, {}, seconds=1.0)
     assert args.out.read_bytes() == before
 
 
 def test_only_the_main_process_writes(monkeypatch, capsys):
     args = parse("--quick")
-    monkeypatch.setattr(processes, "index", lambda: 1)
-    recipes.finish(args, nn.Linear(1, 1), {}, seconds=1.0)
+    monkeypatch.setattr(distributed, "index", lambda: 1)
+    common.export(args, nn.Linear(1, 1), {}, seconds=1.0)
     assert not args.out.exists() and not capsys.readouterr().out
 
 
@@ -246,7 +247,7 @@ def test_tables_are_for_people():
         high: float
 
     rows = {"GAN": {"parameters": 1200, "distance": Interval(3.14159, 3, 4)}, "DCGAN": {"distance": torch.tensor(0.5)}}
-    assert recipes.table(rows).splitlines() == [
+    assert common.table(rows).splitlines() == [
         "       parameters      distance",
         "GAN          1200  3.142 [3, 4]",
         "DCGAN                       0.5",

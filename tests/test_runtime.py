@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from course_lib.base import runtime
-from course_lib.base.training import descend
+from course_lib.base.loop import descend
 from course_lib.gan import r1_penalty
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import rng
 from matplotlib.path import Path as Polygon
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
@@ -19,9 +20,9 @@ from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 from torchvision.ops import masks_to_boxes
 
-from course_lib.base import scenes
-from course_lib.base.scenes.masks import seen
-from course_lib.base.scenes.shapes import SHAPES, parts_of
+from course_lib import scenes
+from course_lib.scenes.masks import seen
+from course_lib.scenes.world import SHAPES, parts_of
 
 SKY, HILLS, WATER = (scenes.CLASSES.index(name) for name in ("sky", "hills", "water"))
 FIGURE = scenes.THINGS.index("figure")
@@ -29,8 +30,8 @@ EASEL = scenes.Camera(focal=1.1, horizon=0.4, height=1.7)  # the camera of scene
 
 
 @pytest.fixture(scope="module")
-def world() -> list[tuple[scenes.Scene, scenes.Picture]]:
-    """Scenes of several sizes and their pictures, for whoever compares the two."""
+def world() -> list[tuple[scenes.Scene, scenes.Rendering]]:
+    """Scenes of several sizes and their images, for whoever compares the two."""
     drawn = []
     for size, n in ((32, 15), (64, 40), (99, 10)):
         data = scenes.Scenes(n, size, seed=5, objects=(0, 7))
@@ -39,10 +40,6 @@ def world() -> list[tuple[scenes.Scene, scenes.Picture]]:
         moved = replace(scene, camera=replace(scene.camera, x=0.15, z=-0.7))
         drawn.append((moved, scenes.render(moved)))
     return drawn
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def thing(name: str = "disc", x: float = 0.0, z: float = 4.0, height: float = 1.5, **changes) -> scenes.Thing:
@@ -112,9 +109,9 @@ def slow_backdrop(scene: scenes.Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_masks_equal_the_slow_path(world):
-    for scene, picture in world:
+    for scene, image in world:
         alone = slow_masks(scene)
-        for n, mask in enumerate(picture.masks.numpy()):
+        for n, mask in enumerate(image.masks.numpy()):
             np.testing.assert_array_equal(mask, alone[n] & ~alone[n + 1 :].any(0), err_msg=str(scene.things[n]))
 
 
@@ -144,43 +141,43 @@ def test_a_mask_has_the_shape_of_its_name(name):
 
 def test_things_are_about_as_high_as_they_say():
     for name in SHAPES:
-        picture = scenes.render(stage(thing(name, height=1.0, z=2.0), size=256, camera=scenes.Camera(1.4, 0.4, 0.6)))
-        x0, y0, x1, y1 = picture.boxes[0].tolist()
+        image = scenes.render(stage(thing(name, height=1.0, z=2.0), size=256, camera=scenes.Camera(1.4, 0.4, 0.6)))
+        x0, y0, x1, y1 = image.boxes[0].tolist()
         assert (y1 - y0) / (1.4 * 128) == pytest.approx(1, abs=0.08) and 0.6 < (x1 - x0) / (1.4 * 128) < 1.15
 
 
 def test_masks_are_disjoint_and_boxes_tight(world):
-    for _, picture in world:
-        assert picture.masks.sum(0).max() <= 1 if len(picture.masks) else True
-        assert (picture.masks.sum((1, 2)) >= scenes.FEWEST_PIXELS).all()
-        if len(picture.masks):
-            inclusive = masks_to_boxes(picture.masks)  # torchvision's count ends at the last pixel, ours after it
-            torch.testing.assert_close(picture.boxes, inclusive + torch.tensor([0, 0, 1, 1]))
+    for _, image in world:
+        assert image.masks.sum(0).max() <= 1 if len(image.masks) else True
+        assert (image.masks.sum((1, 2)) >= scenes.FEWEST_PIXELS).all()
+        if len(image.masks):
+            inclusive = masks_to_boxes(image.masks)  # torchvision's count ends at the last pixel, ours after it
+            torch.testing.assert_close(image.boxes, inclusive + torch.tensor([0, 0, 1, 1]))
 
 
 def test_semantic_panoptic_and_depth_equal_the_slow_path(world):
     backdrops = set()
-    for scene, picture in world[::2] + world[-3:]:
+    for scene, image in world[::2] + world[-3:]:
         classes, depths = slow_backdrop(scene)
         segments = scenes.STUFF_SEGMENTS + classes
-        for n, (one, mask) in enumerate(zip(scene.things, picture.masks.numpy(), strict=True)):
+        for n, (one, mask) in enumerate(zip(scene.things, image.masks.numpy(), strict=True)):
             classes[mask], segments[mask], depths[mask] = scenes.THINGS.index(one.name), n + 1, one.z - scene.camera.z
-        np.testing.assert_array_equal(picture.semantic.numpy(), classes)
-        np.testing.assert_array_equal(picture.panoptic.numpy(), segments)
-        np.testing.assert_allclose(picture.depth.numpy(), depths, rtol=1e-5)
+        np.testing.assert_array_equal(image.semantic.numpy(), classes)
+        np.testing.assert_array_equal(image.panoptic.numpy(), segments)
+        np.testing.assert_allclose(image.depth.numpy(), depths, rtol=1e-5)
         backdrops.add(scene.backdrop)
     assert backdrops == set(scenes.BACKDROPS)
 
 
 def test_labels_agree_with_each_other(world):
-    for scene, picture in world:
-        assert picture.labels.tolist() == [scenes.THINGS.index(one.name) for one in scene.things]
-        for n, mask in enumerate(picture.masks):
-            assert (picture.semantic[mask] == picture.labels[n]).all() and (picture.panoptic[mask] == n + 1).all()
-        stuff = ~picture.masks.any(0)
-        assert (picture.semantic[stuff] >= len(scenes.THINGS)).all()
-        assert torch.equal(picture.panoptic[stuff], picture.semantic[stuff] + scenes.STUFF_SEGMENTS)
-        assert torch.equal(picture.depth.isinf(), picture.semantic == SKY)
+    for scene, image in world:
+        assert image.labels.tolist() == [scenes.THINGS.index(one.name) for one in scene.things]
+        for n, mask in enumerate(image.masks):
+            assert (image.semantic[mask] == image.labels[n]).all() and (image.panoptic[mask] == n + 1).all()
+        stuff = ~image.masks.any(0)
+        assert (image.semantic[stuff] >= len(scenes.THINGS)).all()
+        assert torch.equal(image.panoptic[stuff], image.semantic[stuff] + scenes.STUFF_SEGMENTS)
+        assert torch.equal(image.depth.isinf(), image.semantic == SKY)
 
 
 # The camera
@@ -198,12 +195,12 @@ def test_intrinsics_are_the_projection():
 
 def test_depth_and_camera_give_back_the_ground(world):
     """With K alone, each pixel's point in space: those of the ground lie on one plane, the camera's height below it."""
-    for scene, picture in world:
+    for scene, image in world:
         rows, columns = torch.meshgrid(*[torch.arange(scene.size) + 0.5] * 2, indexing="ij")
-        rays = torch.linalg.inv(picture.camera) @ torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1)
-        below = (rays.view(3, *rows.shape) * picture.depth)[1]
-        ground = (picture.semantic == scenes.CLASSES.index(scene.ground)) | (picture.semantic == WATER)
-        ground &= picture.depth < 1000  # next to the horizon, the digits of float32 run out
+        rays = torch.linalg.inv(image.camera) @ torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1)
+        below = (rays.view(3, *rows.shape) * image.depth)[1]
+        ground = (image.semantic == scenes.CLASSES.index(scene.ground)) | (image.semantic == WATER)
+        ground &= image.depth < 1000  # next to the horizon, the digits of float32 run out
         assert below[ground].numpy() == pytest.approx(scene.camera.height, rel=1e-4)
 
 
@@ -246,14 +243,14 @@ def slow_joints(scene: scenes.Scene, figure: scenes.Thing) -> np.ndarray:
 def test_keypoints_are_the_joints_and_their_visibility_is_occlusion():
     counted = np.zeros(3, int)
     for scene in map(scenes.Scenes(60, 64, seed=8, objects=(3, 7)).scene, range(60)):
-        picture, alone = scenes.render(scene), slow_masks(scene)
-        assert picture.keypoints.shape == (len(scene.things), len(scenes.KEYPOINTS), 3)
+        image, alone = scenes.render(scene), slow_masks(scene)
+        assert image.keypoints.shape == (len(scene.things), len(scenes.KEYPOINTS), 3)
         for n, one in enumerate(scene.things):
             if one.name != "figure":
-                assert not picture.keypoints[n].any()
+                assert not image.keypoints[n].any()
                 continue
             for (x, y, v), (expected_x, expected_y) in zip(
-                picture.keypoints[n].tolist(), slow_joints(scene, one), strict=True
+                image.keypoints[n].tolist(), slow_joints(scene, one), strict=True
             ):
                 counted[int(v)] += 1
                 if not (0 <= expected_x < 64 and 0 <= expected_y < 64):
@@ -266,8 +263,8 @@ def test_keypoints_are_the_joints_and_their_visibility_is_occlusion():
 
 
 def test_joints_that_are_seen_lie_on_their_figure():
-    for picture in scenes.Scenes(10, 256, seed=1, objects=(2, 4), things=("figure",)).render_all():
-        for mask, keypoints in zip(picture.masks, picture.keypoints, strict=True):
+    for image in scenes.Scenes(10, 256, seed=1, objects=(2, 4), things=("figure",)).render_all():
+        for mask, keypoints in zip(image.masks, image.keypoints, strict=True):
             for x, y, v in keypoints.tolist():
                 assert v == 0 or bool(mask[int(y), int(x)]) == (v == 2)
 
@@ -284,7 +281,7 @@ def test_left_and_right_are_the_figures_own():
 def test_captions_parse_back_to_the_scene():
     for i in range(250):
         scene = scenes.Scenes(250, 64, seed=2, objects=(0, 6)).scene(i)
-        across = [scene.camera.project(one.x, 0, one.z, 3)[0] for one in scene.things]  # in thirds of the picture
+        across = [scene.camera.project(one.x, 0, one.z, 3)[0] for one in scene.things]  # in thirds of the image
         expected = [
             scenes.Mention(one.size, one.texture, one.colour, one.name, scenes.PLACES[min(max(int(u), 0), 2)])
             for u, one in sorted(zip(across, scene.things, strict=True), key=lambda pair: pair[0])
@@ -293,11 +290,11 @@ def test_captions_parse_back_to_the_scene():
         assert found == scenes.Facts(tuple(expected), scene.ground, scene.backdrop, scene.light) == scenes.facts(scene)
 
 
-def test_a_picture_has_the_caption_of_its_scene(world):
-    for scene, picture in world:
-        assert picture.caption == scenes.describe(scene)
-        named = sorted(scenes.THINGS.index(mention.name) for mention in scenes.parse(picture.caption).objects)
-        assert named == sorted(picture.labels.tolist())
+def test_a_image_has_the_caption_of_its_scene(world):
+    for scene, image in world:
+        assert image.caption == scenes.describe(scene)
+        named = sorted(scenes.THINGS.index(mention.name) for mention in scenes.parse(image.caption).objects)
+        assert named == sorted(image.labels.tolist())
 
 
 def test_every_word_is_read_back():
@@ -345,14 +342,14 @@ def test_other_words_are_refused(caption):
 def test_hidden_objects_are_nowhere():
     front, beside = thing("square", z=3.5, height=1.9), thing("disc", x=1.6, z=5.0, colour="green")
     behind, outside = thing("disc", z=6.0, height=1.0, colour="blue"), thing("star", x=30.0, z=4.0, colour="pink")
-    picture = scenes.render(stage(behind, beside, outside, front))
+    image = scenes.render(stage(behind, beside, outside, front))
     without = scenes.render(stage(beside, front))
-    assert len(picture.labels) == 2
+    assert len(image.labels) == 2
     for name, value in vars(without).items():
-        found = getattr(picture, name)
+        found = getattr(image, name)
         assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value, name
     assert scenes.describe(stage(behind, beside, outside, front)) == without.caption
-    assert len(scenes.to_coco([picture])["annotations"]) == 2
+    assert len(scenes.to_coco([image])["annotations"]) == 2
 
 
 def test_the_threshold_is_in_pixels():
@@ -374,18 +371,18 @@ def test_a_quarter_of_each_drawn_object_is_seen():
         assert all(part >= 0.25 for part in seen(scene))
 
 
-def test_a_picture_of_nothing():
-    picture = scenes.render(stage())
-    assert picture.boxes.shape == (0, 4) and picture.labels.shape == (0,) and picture.masks.shape == (0, 64, 64)
-    assert picture.keypoints.shape == (0, len(scenes.KEYPOINTS), 3)
-    assert (picture.semantic >= len(scenes.THINGS)).all()
-    assert not scenes.to_coco([picture])["annotations"]
+def test_a_image_of_nothing():
+    image = scenes.render(stage())
+    assert image.boxes.shape == (0, 4) and image.labels.shape == (0,) and image.masks.shape == (0, 64, 64)
+    assert image.keypoints.shape == (0, len(scenes.KEYPOINTS), 3)
+    assert (image.semantic >= len(scenes.THINGS)).all()
+    assert not scenes.to_coco([image])["annotations"]
 
 
 # Chance
 
 
-def same(one: scenes.Picture, two: scenes.Picture) -> bool:
+def same(one: scenes.Rendering, two: scenes.Rendering) -> bool:
     return all(
         torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
         for a, b in zip(vars(one).values(), vars(two).values(), strict=True)
@@ -400,13 +397,13 @@ def test_same_seed_same_scene_in_any_order():
         assert same(other[i], forwards[i])
     assert same(data[-1], forwards[11]) and same(pickle.loads(pickle.dumps(data))[3], forwards[3])
     assert all(map(same, data.render_all(), forwards))
-    assert data.render_all(lambda picture: picture.caption) == [picture.caption for picture in forwards]
+    assert data.render_all(lambda image: image.caption) == [image.caption for image in forwards]
 
 
 def test_other_seed_or_index_other_scene():
     drawn = {scenes.Scenes(40, seed=seed).scene(i) for seed in range(3) for i in range(40)}
     assert len(drawn) == 120
-    assert scenes.draw_scene(generator(1)) == scenes.draw_scene(generator(1)) != scenes.draw_scene(generator(2))
+    assert scenes.draw_scene(rng(1)) == scenes.draw_scene(rng(1)) != scenes.draw_scene(rng(2))
 
 
 def test_global_random_state_is_untouched():
@@ -457,8 +454,8 @@ def test_objects_and_things_are_as_asked():
 
 @pytest.mark.parametrize("size", [32, 33, 48, 64, 128, 256])
 def test_sizes(size):
-    for picture in (scenes.Scenes(2, size, seed=1)[0], scenes.render(stage(thing("figure"), size=size))):
-        N, K = len(picture.labels), len(scenes.KEYPOINTS)
+    for image in (scenes.Scenes(2, size, seed=1)[0], scenes.render(stage(thing("figure"), size=size))):
+        N, K = len(image.labels), len(scenes.KEYPOINTS)
         expected = {
             "image": (torch.float32, (3, size, size)),
             "boxes": (torch.float32, (N, 4)),
@@ -470,13 +467,13 @@ def test_sizes(size):
             "depth": (torch.float32, (size, size)),
             "camera": (torch.float32, (3, 3)),
         }
-        found = {name: (x.dtype, tuple(x.shape)) for name, x in vars(picture).items() if isinstance(x, torch.Tensor)}
+        found = {name: (x.dtype, tuple(x.shape)) for name, x in vars(image).items() if isinstance(x, torch.Tensor)}
         assert found == expected and N >= 1
-        assert picture.image.min() >= 0 and picture.image.max() <= 1 and picture.image.isfinite().all()
+        assert image.image.min() >= 0 and image.image.max() <= 1 and image.image.isfinite().all()
 
 
 def test_more_pixels_show_the_same_scene():
-    """Four times finer and averaged, every picture is nearly the small one: edges are smooth, nothing has moved."""
+    """Four times finer and averaged, every image is nearly the small one: edges are smooth, nothing has moved."""
     for i in range(8):
         scene = scenes.Scenes(8, 64, seed=9, objects=(1, 2)).scene(i)
         small, large = scenes.render(scene), scenes.render(replace(scene, size=256))
@@ -492,14 +489,14 @@ def test_an_objects_colour_is_the_one_of_its_name(colour, light):
     """Of a plain disc's middle, the nearest in hue among all discs under that light; none looks like the ground."""
 
     def hue(colour: str) -> torch.Tensor:
-        picture = scenes.render(stage(thing("disc", colour=colour), light=light))
-        middle = picture.image[:, picture.masks[0]].median(1).values
+        image = scenes.render(stage(thing("disc", colour=colour), light=light))
+        middle = image.image[:, image.masks[0]].median(1).values
         return (middle - middle.mean()) / middle.norm()
 
     known = {name: hue(name) for name in scenes.COLOURS}
     for texture in scenes.TEXTURES[1:]:
-        picture = scenes.render(stage(thing("disc", colour=colour, texture=texture, z=3.2), light=light, size=128))
-        pixels = picture.image[:, picture.masks[0]]
+        image = scenes.render(stage(thing("disc", colour=colour, texture=texture, z=3.2), light=light, size=128))
+        pixels = image.image[:, image.masks[0]]
         vivid = pixels[:, (pixels.amax(0) - pixels.amin(0)).topk(pixels.shape[1] // 4).indices].mean(1)
         vivid = (vivid - vivid.mean()) / vivid.norm()
         assert min(known, key=lambda name: float((known[name] - vivid).norm())) == colour
@@ -509,9 +506,9 @@ def test_textures_differ():
     """Stripes lie across, so rows are even; dots and checks are not; plain paint is even everywhere."""
     region = {}
     for texture in scenes.TEXTURES:
-        picture = scenes.render(stage(thing("square", texture=texture, z=3.2, height=1.6), size=128))
-        x0, y0, x1, y1 = (int(c) for c in picture.boxes[0])
-        region[texture] = picture.image[:, y0 + 12 : y1 - 12, x0 + 12 : x1 - 12]
+        image = scenes.render(stage(thing("square", texture=texture, z=3.2, height=1.6), size=128))
+        x0, y0, x1, y1 = (int(c) for c in image.boxes[0])
+        region[texture] = image.image[:, y0 + 12 : y1 - 12, x0 + 12 : x1 - 12]
     along = {texture: float(pixels.std(2).mean()) for texture, pixels in region.items()}
     down = {texture: float(pixels.std(1).mean()) for texture, pixels in region.items()}
     assert along["plain"] < 1e-3 and along["striped"] < 1e-3 < 0.05 < along["dotted"] and along["checked"] > 0.1
@@ -522,12 +519,12 @@ def test_textures_differ():
 def test_a_texture_turns_with_its_object():
     """Under the stripes' own slant, a tilted square is as even as an upright one."""
     tilt = 0.25
-    picture = scenes.render(stage(thing("square", texture="striped", z=3.2, height=1.6, tilt=tilt), size=256))
-    rows, columns = picture.masks[0].nonzero().double().add(0.5).T
+    image = scenes.render(stage(thing("square", texture="striped", z=3.2, height=1.6, tilt=tilt), size=256))
+    rows, columns = image.masks[0].nonzero().double().add(0.5).T
     x, y = columns - columns.mean(), rows - rows.mean()
     down = math.cos(tilt) * y + math.sin(tilt) * x  # y points down, so that counter-clockwise is a negative turn
     middle = torch.hypot(x, y) < 50
-    brightness = picture.image[1, picture.masks[0]].double()[middle]
+    brightness = image.image[1, image.masks[0]].double()[middle]
     level = (down[middle] / 4).round()
     between = [float(brightness[level == k].mean()) for k in level.unique()]
     within_rows = [float(brightness[level == k].std()) for k in level.unique()]
@@ -548,33 +545,33 @@ def test_a_shadow_lies_at_the_foot_of_its_object():
 
 @pytest.fixture(scope="module")
 def exported():
-    pictures = scenes.Scenes(20, 64, seed=7, objects=(0, 6)).render_all()
-    exported = json.loads(json.dumps(scenes.to_coco(pictures)))
+    images = scenes.Scenes(20, 64, seed=7, objects=(0, 6)).render_all()
+    exported = json.loads(json.dumps(scenes.to_coco(images)))
     coco = COCO()
     coco.dataset = exported
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
-    return pictures, exported, coco
+    return images, exported, coco
 
 
 def test_pycocotools_reads_the_instances(exported):
-    pictures, _, coco = exported
-    assert coco.getImgIds() == list(range(1, 21)) and len(coco.getAnnIds()) == sum(len(p.labels) for p in pictures)
-    for image_id, picture in enumerate(pictures, 1):
+    images, _, coco = exported
+    assert coco.getImgIds() == list(range(1, 21)) and len(coco.getAnnIds()) == sum(len(p.labels) for p in images)
+    for image_id, image in enumerate(images, 1):
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=image_id))
         for n, annotation in enumerate(annotations):
-            np.testing.assert_array_equal(coco.annToMask(annotation), picture.masks[n].numpy())
+            np.testing.assert_array_equal(coco.annToMask(annotation), image.masks[n].numpy())
             packed = coco.annToRLE(annotation)
-            assert coco_masks.area(packed) == annotation["area"] == int(picture.masks[n].sum())
+            assert coco_masks.area(packed) == annotation["area"] == int(image.masks[n].sum())
             np.testing.assert_array_equal(coco_masks.toBbox(packed), annotation["bbox"])
             x, y, w, h = annotation["bbox"]
-            assert [x, y, x + w, y + h] == picture.boxes[n].tolist()
+            assert [x, y, x + w, y + h] == image.boxes[n].tolist()
             category = coco.loadCats(annotation["category_id"])[0]
-            assert category["name"] == scenes.THINGS[picture.labels[n]]
+            assert category["name"] == scenes.THINGS[image.labels[n]]
             if category["name"] == "figure":
                 assert len(category["keypoints"]) == len(scenes.KEYPOINTS)
-                np.testing.assert_allclose(annotation["keypoints"], picture.keypoints[n].flatten(), rtol=1e-6)
-                assert annotation["num_keypoints"] == int((picture.keypoints[n, :, 2] > 0).sum())
+                np.testing.assert_allclose(annotation["keypoints"], image.keypoints[n].flatten(), rtol=1e-6)
+                assert annotation["num_keypoints"] == int((image.keypoints[n, :, 2] > 0).sum())
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -590,17 +587,17 @@ def test_the_truth_scores_full_marks_with_pycocotools(exported, kind):
 
 
 def test_captions_and_segments_are_exported(exported):
-    pictures, dataset, _ = exported
-    assert [entry["caption"] for entry in dataset["captions"]] == [picture.caption for picture in pictures]
+    images, dataset, _ = exported
+    assert [entry["caption"] for entry in dataset["captions"]] == [image.caption for image in images]
     categories = {entry["id"]: entry for entry in dataset["categories"]}
     assert [entry["name"] for entry in categories.values()] == list(scenes.CLASSES)
-    for picture, entry in zip(pictures, dataset["panoptic"], strict=True):
+    for image, entry in zip(images, dataset["panoptic"], strict=True):
         infos = entry["segments_info"]
-        assert sum(info["area"] for info in infos) == picture.panoptic.numel()  # every pixel once
+        assert sum(info["area"] for info in infos) == image.panoptic.numel()  # every pixel once
         for info in infos:
-            mask = picture.panoptic == info["id"]
+            mask = image.panoptic == info["id"]
             name = categories[info["category_id"]]["name"]
-            assert (picture.semantic[mask] == scenes.CLASSES.index(name)).all() and info["area"] == int(mask.sum())
+            assert (image.semantic[mask] == scenes.CLASSES.index(name)).all() and info["area"] == int(mask.sum())
             assert info["isthing"] == (name in scenes.THINGS) == (info["id"] < scenes.STUFF_SEGMENTS)
             packed = coco_masks.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
             np.testing.assert_array_equal(coco_masks.toBbox(packed), info["bbox"])
@@ -608,7 +605,7 @@ def test_captions_and_segments_are_exported(exported):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_run_lengths_equal_pycocotools(share):
-    mask = torch.rand(5, 7, generator=generator()) < share
+    mask = torch.rand(5, 7, generator=rng()) < share
     encoded = {"size": [5, 7], "counts": scenes.run_lengths(mask).tolist()}
     packed = coco_masks.frPyObjects(encoded, 5, 7)
     np.testing.assert_array_equal(coco_masks.decode(packed), mask.numpy())
@@ -628,10 +625,10 @@ def test_a_thousand_scenes_a_minute():
 def test_refuses_bad_input():
     for size in (31, 257, 64.0):
         with pytest.raises(ValueError, match=f"size of 32 to 256 pixels; got {size}"):
-            scenes.draw_scene(generator(), size)
+            scenes.draw_scene(rng(), size)
     for objects in ((-1, 2), (3, 2), (0, 11)):
         with pytest.raises(ValueError, match=r"0 ≤ least ≤ most ≤ 10 objects; got \("):
-            scenes.draw_scene(generator(), objects=objects)
+            scenes.draw_scene(rng(), objects=objects)
     with pytest.raises(ValueError, match="things of disc, square, .*; got cat"):
         scenes.Scenes(3, things=("disc", "cat"))
     with pytest.raises(ValueError, match="things of .*; got none"):
@@ -675,7 +672,7 @@ def test_scenes_and_things_are_finite():
             replace(scene.things[0], **{what: math.nan})
 
 
-def test_small_pictures_show_all_that_is_described():
+def test_small_images_show_all_that_is_described():
     data = scenes.Scenes(60, 32, seed=2)
     for i in range(60):
         assert [scenes.THINGS.index(t.name) for t in data.scene(i).things] == data[i].labels.tolist()

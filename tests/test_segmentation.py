@@ -12,7 +12,7 @@ from pycocotools import mask as oracle
 from sklearn.metrics import confusion_matrix, jaccard_score
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from course_lib.segmentation import losses, rle, semantic
+from course_lib.segmentation import rle, semantic, training
 
 drawn = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 # Kinds of masks: nothing, everything, specks, and blobs as networks draw them.
@@ -122,10 +122,10 @@ def test_cross_entropy_equals_torch(shape, seed, share):
     labels[unknown] = 255
     if (labels != 255).any():
         torch.testing.assert_close(
-            losses.cross_entropy(logits, labels), F.cross_entropy(logits, labels, ignore_index=255)
+            training.cross_entropy(logits, labels), F.cross_entropy(logits, labels, ignore_index=255)
         )
     else:
-        assert losses.cross_entropy(logits, labels) == 0
+        assert training.cross_entropy(logits, labels) == 0
 
 
 @drawn
@@ -135,23 +135,23 @@ def test_weighted_cross_entropy_equals_torch(C, seed):
     weight = torch.rand(C, generator=torch.Generator().manual_seed(seed)).double() + 0.1
     labels[0, 0] = 255
     torch.testing.assert_close(
-        losses.cross_entropy(logits, labels, weight=weight), F.cross_entropy(logits, labels, weight, ignore_index=255)
+        training.cross_entropy(logits, labels, weight=weight), F.cross_entropy(logits, labels, weight, ignore_index=255)
     )
 
 
 def test_cross_entropy_survives_huge_logits():
     logits, labels = batch(1, 3, 4, 4)
-    torch.testing.assert_close(losses.cross_entropy(1e5 * logits, labels), F.cross_entropy(1e5 * logits, labels))
+    torch.testing.assert_close(training.cross_entropy(1e5 * logits, labels), F.cross_entropy(1e5 * logits, labels))
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.dice_loss])
+@pytest.mark.parametrize("loss", [training.cross_entropy, training.dice_loss])
 def test_gradients_of_losses(loss):
     logits, labels = batch(2, 3, 3, 4)
     labels[0, 0, :2] = 255
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits.requires_grad_())
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.dice_loss])
+@pytest.mark.parametrize("loss", [training.cross_entropy, training.dice_loss])
 def test_losses_forget_ignored_pixels(loss):
     logits, labels = batch(2, 3, 4, 4)
     labels[:, 2:] = 255
@@ -168,10 +168,10 @@ def test_losses_forget_ignored_pixels(loss):
 def test_dice_of_masks_is_counted(size, kinds, seed):
     a, b = (mask(size, kind, seed + i) for i, kind in enumerate(kinds))
     expected = (2 * (a & b).sum() + 1).double() / (a.sum() + b.sum() + 1)
-    torch.testing.assert_close(losses.dice(a.double(), b.double()), expected)
+    torch.testing.assert_close(training.dice(a.double(), b.double()), expected)
     if (a & b).any():
         iou = ((a & b).sum() / (a | b).sum()).double()
-        torch.testing.assert_close(losses.dice(a.double(), b.double(), epsilon=0), 2 * iou / (1 + iou))
+        torch.testing.assert_close(training.dice(a.double(), b.double(), epsilon=0), 2 * iou / (1 + iou))
 
 
 def test_dice_loss_equals_a_slow_loop_and_knows_its_ends():
@@ -180,10 +180,10 @@ def test_dice_loss_equals_a_slow_loop_and_knows_its_ends():
     for c in range(4):
         shared = sum(float(p[b, c, y, x]) for b in range(2) for y in range(5) for x in range(6) if labels[b, y, x] == c)
         total += 1 - (2 * shared + 1) / (float(p[:, c].sum()) + int((labels == c).sum()) + 1)
-    assert float(losses.dice_loss(logits, labels)) == pytest.approx(total / 4)
+    assert float(training.dice_loss(logits, labels)) == pytest.approx(total / 4)
     right = 1000 * F.one_hot(labels, 4).movedim(-1, 1).double()
-    assert float(losses.dice_loss(right, labels)) == pytest.approx(0, abs=1e-9)
-    assert float(losses.dice_loss(right.roll(1, 1), labels)) > 0.9
+    assert float(training.dice_loss(right, labels)) == pytest.approx(0, abs=1e-9)
+    assert float(training.dice_loss(right.roll(1, 1), labels)) > 0.9
 
 
 def test_dice_gives_a_small_object_its_weight():
@@ -192,17 +192,17 @@ def test_dice_gives_a_small_object_its_weight():
     labels[0, :2, :2] = 1
     logits = torch.zeros(1, 2, 32, 32)
     logits[:, 0] = 6
-    assert losses.cross_entropy(logits, labels) < 0.03
-    assert losses.dice_loss(logits, labels) > 0.4
+    assert training.cross_entropy(logits, labels) < 0.03
+    assert training.dice_loss(logits, labels) > 0.4
 
 
 def test_losses_run_on_every_device(device):
     logits, labels = (x.to(device) for x in batch(2, 3, 4, 4))
-    for loss in (losses.cross_entropy, losses.dice_loss):
+    for loss in (training.cross_entropy, training.dice_loss):
         torch.testing.assert_close(loss(logits, labels).cpu(), loss(logits.cpu(), labels.cpu()))
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.dice_loss])
+@pytest.mark.parametrize("loss", [training.cross_entropy, training.dice_loss])
 def test_losses_refuse_bad_input(loss):
     logits, labels = batch(2, 3, 4, 5)
     with pytest.raises(ValueError, match=r"got \(2, 3, 4, 5\) and \(2, 5, 4\)"):
@@ -214,9 +214,9 @@ def test_losses_refuse_bad_input(loss):
     with pytest.raises(ValueError, match=r"labels in \[0, 3\) or 255; got \[3\]"):
         loss(logits, labels.clamp(max=1) + 2 * (labels == 1))
     with pytest.raises(ValueError, match=r"each of 3 classes; got \(2,\)"):
-        losses.cross_entropy(logits, labels, weight=torch.ones(2))
+        training.cross_entropy(logits, labels, weight=torch.ones(2))
     with pytest.raises(ValueError, match="two maps"):
-        losses.dice(logits, logits[:1])
+        training.dice(logits, logits[:1])
 
 
 # mIoU
@@ -255,7 +255,7 @@ def test_mean_iou_equals_torchmetrics_and_adds_up():
     assert torch.equal(whole, sum(halves))
 
 
-def test_semantic_scores_of_a_picture_by_eye():
+def test_semantic_scores_of_a_image_by_eye():
     truth = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255]])
     predicted = torch.tensor([[0, 0, 0, 1], [0, 0, 1, 0]])
     confusion = semantic.confusion_matrix(predicted, truth, 3)
@@ -283,7 +283,7 @@ def test_ignored_pixels_may_say_anything():
     logits = torch.zeros(1, 2, 1, 2)
     logits[0, 0, 0, 1] = -math.inf
     labels = torch.tensor([[[0, 255]]])
-    assert float(losses.cross_entropy(logits, labels)) == pytest.approx(math.log(2))
+    assert float(training.cross_entropy(logits, labels)) == pytest.approx(math.log(2))
 
 
 def test_counts_are_whole_numbers():

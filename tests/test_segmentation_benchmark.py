@@ -1,6 +1,6 @@
 """The benchmark of chapter 8 runs, measures what it says, and its bars can fail."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -18,10 +18,7 @@ def needs(name):
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("segmentation_benchmark", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.segmentation")
 
 
 def test_quick_run_of_speed(benchmark, tmp_path):

@@ -1,4 +1,4 @@
-"""Otsu's threshold against scikit-image, islands and depth against SciPy, and 24 coins."""
+"""Otsu's threshold against scikit-image, islands and distance_transform against SciPy, and 24 coins."""
 
 import math
 
@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from course_lib.base import pictures
-from course_lib.segmentation.classical import connected_components, depth, flatten, otsu_threshold
+from course_lib.base import datasets
+from course_lib.segmentation.classical import (
+    connected_components,
+    distance_transform,
+    otsu_threshold,
+    subtract_background,
+)
 
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 EIGHT = torch.ones(3, 3).int().numpy()  # neighbours by a side or a corner
@@ -29,8 +34,8 @@ def test_otsu_equals_skimage(size, power, seed):
 
 
 @pytest.mark.parametrize("name", ["coins", "camera", "page"])
-def test_otsu_equals_skimage_on_pictures(name):
-    grey = pictures.load(name).mean(1)[0]
+def test_otsu_equals_skimage_on_images(name):
+    grey = datasets.load_image(name).mean(1)[0]
     assert otsu_threshold(grey) == pytest.approx(float(threshold_otsu(grey.numpy())), abs=1e-6)
 
 
@@ -58,22 +63,22 @@ def test_depth_equals_scipy(size, share, seed):
     mask = noise(size, seed) < share
     mask[0, 0] = False
     theirs = ndimage.distance_transform_cdt(mask.numpy(), metric="chessboard")
-    assert torch.equal(depth(mask), torch.from_numpy(theirs).float())
+    assert torch.equal(distance_transform(mask), torch.from_numpy(theirs).float())
 
 
 def test_flatten_removes_slow_light_and_keeps_steps():
     ramp = torch.linspace(0, 1, 60).expand(50, 60)
-    torch.testing.assert_close(flatten(ramp, 11)[:, 10:-10], torch.zeros(50, 40), atol=1e-5, rtol=0)
+    torch.testing.assert_close(subtract_background(ramp, 11)[:, 10:-10], torch.zeros(50, 40), atol=1e-5, rtol=0)
     disc = ((torch.arange(50)[:, None] - 25) ** 2 + (torch.arange(60) - 30) ** 2 < 30).float()
-    lit = flatten(ramp + disc, 25)
+    lit = subtract_background(ramp + disc, 25)
     assert lit[25, 30] > 0.7 and abs(float(lit[25, 10])) < 0.05
 
 
 def test_there_are_24_coins():
     """Counted by eye: four rows of six."""
-    grey = pictures.load("coins").mean(1)[0]
+    grey = datasets.load_image("coins").mean(1)[0]
     assert int(connected_components(grey > otsu_threshold(grey)).max()) > 50, "the light is uneven"
-    flat = flatten(grey, 101, 7)
+    flat = subtract_background(grey, 101, 7)
     coins = connected_components(flat > otsu_threshold(flat))
     assert int(coins.max()) == 24 and int(torch.bincount(coins.flatten()).min()) > 1000
 
@@ -83,18 +88,18 @@ def test_classical_refuses_bad_input():
         otsu_threshold(torch.ones(3, 3))
     with pytest.raises(ValueError, match="two different values"):
         otsu_threshold(torch.ones(0))
-    for function in (connected_components, depth):
+    for function in (connected_components, distance_transform):
         with pytest.raises(TypeError, match="booleans; got torch.float32"):
             function(torch.zeros(3, 3))
         with pytest.raises(ValueError, match=r"\(H, W\); got \(1, 3, 3\)"):
             function(torch.zeros(1, 3, 3).bool())
     with pytest.raises(ValueError, match="with an outside"):
-        depth(torch.ones(3, 3).bool())
+        distance_transform(torch.ones(3, 3).bool())
     for side, smooth in ((4, 1), (3, 2), (0, 1)):
         with pytest.raises(ValueError, match="odd"):
-            flatten(torch.zeros(9, 9), side, smooth)
+            subtract_background(torch.zeros(9, 9), side, smooth)
     with pytest.raises(ValueError, match="half"):
-        flatten(torch.zeros(9, 9), 21)
+        subtract_background(torch.zeros(9, 9), 21)
 
 
 def test_otsu_far_from_zero():

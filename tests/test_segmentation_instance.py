@@ -16,10 +16,18 @@ from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from course_lib.base import runtime, scenes
+from course_lib import scenes
+from course_lib.base import runtime
 from course_lib.detection import coco
 from course_lib.segmentation import rle
-from course_lib.segmentation.instance import Instances, centre_targets, find_centres, group, instances, mask_iou
+from course_lib.segmentation.instance import (
+    Instances,
+    centre_targets,
+    find_centres,
+    group,
+    instances,
+    mask_iou,
+)
 
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 MINI = Path(os.environ.get("COURSE_DATA", "")) / "coco_mini" / "annotations"
@@ -86,15 +94,15 @@ def test_mask_iou_refuses_bad_input():
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[scenes.Picture]:
+def images() -> list[scenes.Rendering]:
     return scenes.Scenes(12, 64, seed=5).render_all()
 
 
-def test_targets_are_centres_of_mass(pictures):
-    for picture in pictures:
-        heatmap, offsets = centre_targets(picture.masks, sigma=2.0)
+def test_targets_are_centres_of_mass(images):
+    for image in images:
+        heatmap, offsets = centre_targets(image.masks, sigma=2.0)
         best = torch.zeros(64, 64)
-        for mask in picture.masks:
+        for mask in image.masks:
             rows, columns = (x.float() for x in mask.nonzero(as_tuple=True))
             y, x = float(rows.mean()), float(columns.mean())
             torch.testing.assert_close(offsets[0][mask], y - rows, atol=1e-4, rtol=0)
@@ -102,20 +110,20 @@ def test_targets_are_centres_of_mass(pictures):
             squared = (torch.arange(64)[:, None] - y) ** 2 + (torch.arange(64) - x) ** 2
             best = torch.maximum(best, torch.exp(-squared / 8))
         torch.testing.assert_close(heatmap, best, atol=1e-5, rtol=0)
-        assert (offsets[:, ~picture.masks.any(0)] == 0).all()
+        assert (offsets[:, ~image.masks.any(0)] == 0).all()
 
 
-def test_the_targets_give_the_instances_back(pictures):
+def test_the_targets_give_the_instances_back(images):
     """What a perfect network says leads to the true masks, all of them, with their classes."""
-    for picture in pictures:
-        heatmap, offsets = centre_targets(picture.masks)
-        probabilities = F.one_hot(picture.semantic, len(scenes.CLASSES)).movedim(-1, 0).float()
+    for image in images:
+        heatmap, offsets = centre_targets(image.masks)
+        probabilities = F.one_hot(image.semantic, len(scenes.CLASSES)).movedim(-1, 0).float()
         found = instances(probabilities, heatmap, offsets, range(len(scenes.THINGS)), threshold=0.5, window=3)
-        overlaps = mask_iou(found.masks, picture.masks)
-        assert len(found.masks) == len(picture.masks)
+        overlaps = mask_iou(found.masks, image.masks)
+        assert len(found.masks) == len(image.masks)
         best, which = overlaps.max(1)
-        assert (best > 0.99).all() and sorted(which.tolist()) == list(range(len(picture.masks)))
-        assert torch.equal(found.labels, picture.labels[which]) and (found.scores > 0.8).all()
+        assert (best > 0.99).all() and sorted(which.tolist()) == list(range(len(image.masks)))
+        assert torch.equal(found.labels, image.labels[which]) and (found.scores > 0.8).all()
 
 
 def test_no_objects():
@@ -248,13 +256,13 @@ def pycocotools_says(dataset: dict, image_ids: list[int], found: list[Instances]
     return judge.stats.tolist()
 
 
-def test_mask_ap_equals_pycocotools_on_scenes(pictures):
+def test_mask_ap_equals_pycocotools_on_scenes(images):
     """A small case that is always there."""
     rng = torch.Generator().manual_seed(0)
-    truth = [Instances(p.masks, p.labels + scenes.CATEGORY) for p in pictures]
+    truth = [Instances(p.masks, p.labels + scenes.CATEGORY) for p in images]
     found = [found_by_nobody(t.masks, t.labels, rng, shift=1) for t in truth]
     result = coco.evaluate([f.objects() for f in found], [t.objects() for t in truth], mask_iou).summary()
-    dataset = scenes.to_coco(pictures)
+    dataset = scenes.to_coco(images)
     expected = pycocotools_says(dataset, [image["id"] for image in dataset["images"]], found)
     assert list(result.values()) == pytest.approx(expected, abs=1e-6)
     assert 0.05 < result["AP"] < result["AP50"] < 1

@@ -1,29 +1,30 @@
 """The network learns, mirrors rightly, resumes; and the shipped one keeps its scores on held-out scenes."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from course_lib import detection, segmentation
-from course_lib.base import checkpoints, recipes, scenes
-from course_lib.base.training import Loop
-from course_lib.segmentation import evaluation
+from course_lib import detection, scenes, segmentation
+from course_lib.base import checkpoints, zoo
+from course_lib.base.loop import Loop
+from course_lib.segmentation import panoptic
+from recipes import common
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = checkpoints.folder() / "panoptic_scenes.safetensors"
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[scenes.Picture]:
+def images() -> list[scenes.Rendering]:
     return scenes.Scenes(6, 64, seed=3).render_all()
 
 
 @pytest.fixture(scope="module")
-def data(pictures) -> segmentation.Targets:
-    return segmentation.Targets.of(pictures)
+def data(images) -> segmentation.SegmentationDataset:
+    return segmentation.SegmentationDataset.of(images)
 
 
 def tiny() -> segmentation.SegmentationNet:
@@ -31,9 +32,9 @@ def tiny() -> segmentation.SegmentationNet:
     return segmentation.SegmentationNet(widths=(16, 32, 32), width=16)
 
 
-def perfect(pictures: list[scenes.Picture]) -> segmentation.Maps:
+def perfect(images: list[scenes.Rendering]) -> segmentation.Maps:
     """What a network without fault would say."""
-    _, semantic, heatmap, offsets = segmentation.Targets.of(pictures)[:]
+    _, semantic, heatmap, offsets = segmentation.SegmentationDataset.of(images)[:]
     logits = 20 * torch.nn.functional.one_hot(semantic, len(scenes.CLASSES)).movedim(-1, 1).float()
     return segmentation.Maps(logits, heatmap, offsets)
 
@@ -60,41 +61,41 @@ def test_a_detector_lends_its_backbone_and_pyramid():
         tiny().take_up(detection.Detector(8, detection.SmallBackbone((16, 32, 48)), width=16))
 
 
-def test_targets_are_what_the_scenes_say(pictures, data):
+def test_targets_are_what_the_scenes_say(images, data):
     assert len(data) == 6
     images, semantic, heatmaps, offsets = data[torch.tensor([4, 1])]
-    assert (images - torch.stack([pictures[i].image for i in (4, 1)])).abs().max() < 1 / 255
-    assert torch.equal(semantic[1], pictures[1].semantic)
-    heat, to_centre = segmentation.centre_targets(pictures[1].masks)
-    torch.testing.assert_close(heatmaps[1], heat, atol=1e-3, rtol=0)
+    assert (images - torch.stack([images[i].image for i in (4, 1)])).abs().max() < 1 / 255
+    assert torch.equal(semantic[1], images[1].semantic)
+    heatmap, to_centre = segmentation.centre_targets(images[1].masks)
+    torch.testing.assert_close(heatmaps[1], heatmap, atol=1e-3, rtol=0)
     torch.testing.assert_close(offsets[1], to_centre, atol=2e-2, rtol=0)
 
 
 def test_drawn_targets_are_those_of_the_scenes(data):
     threads = torch.get_num_threads()
-    drawn = segmentation.Targets.draw(6, 64, seed=3)
+    drawn = segmentation.SegmentationDataset.draw(6, 64, seed=3)
     assert torch.get_num_threads() == threads
     for mine, other in zip(drawn[:], data[:], strict=True):
         assert torch.equal(mine, other)
 
 
-def test_mirrored_targets_are_the_targets_of_the_mirrored_scene(pictures, data):
+def test_mirrored_targets_are_the_targets_of_the_mirrored_scene(images, data):
     batch = segmentation.mirror(data[:2], torch.tensor([True, False]))
     for part, original in zip(batch, data[:2], strict=True):
         assert torch.equal(part[1], original[1])
-    heat, to_centre = segmentation.centre_targets(pictures[0].masks.flip(-1))
-    torch.testing.assert_close(batch[2][0], heat, atol=1e-3, rtol=0)
+    heatmap, to_centre = segmentation.centre_targets(images[0].masks.flip(-1))
+    torch.testing.assert_close(batch[2][0], heatmap, atol=1e-3, rtol=0)
     torch.testing.assert_close(batch[3][0], to_centre, atol=2e-2, rtol=0)
-    assert torch.equal(batch[0][0], data[:1][0][0].flip(-1)) and torch.equal(batch[1][0], pictures[0].semantic.flip(-1))
+    assert torch.equal(batch[0][0], data[:1][0][0].flip(-1)) and torch.equal(batch[1][0], images[0].semantic.flip(-1))
 
 
-def train(data, steps: int, state=None) -> Loop:
+def train(data, steps: int, resume_from=None) -> Loop:
     network = tiny()
     optimiser, schedule = segmentation.optimiser_and_schedule(network, 40, lr=5e-3)
     rng = torch.Generator().manual_seed(0)
     parts = {"network": network, "optimiser": optimiser, "schedule": schedule, "rng": rng}
     step = segmentation.segmentation_step(network, optimiser, rng, schedule=schedule)
-    loop = Loop(step, data, steps=steps, batch_size=6, parts=parts, state=state)
+    loop = Loop(step, data, steps=steps, batch_size=6, stateful=parts, resume_from=resume_from)
     loop.run()
     return loop
 
@@ -107,16 +108,16 @@ def test_all_losses_fall(data):
 
 
 def test_offsets_count_on_things_alone(data):
-    """A picture without things teaches no offsets."""
-    empty = segmentation.Targets.of(scenes.Scenes(2, 64, seed=1, objects=(0, 0)).render_all())
+    """An image without things teaches no offsets."""
+    empty = segmentation.SegmentationDataset.of(scenes.Scenes(2, 64, seed=1, objects=(0, 0)).render_all())
     network = tiny()
     optimiser, _ = segmentation.optimiser_and_schedule(network, 5)
     step = segmentation.segmentation_step(network, optimiser, torch.Generator().manual_seed(0))
     assert float(step(empty[:])["offsets"]) == 0 < float(step(data[:])["offsets"])
 
 
-def test_predict_does_not_depend_on_batches_and_leaves_a_training_alone(pictures):
-    network, images = tiny(), torch.stack([picture.image for picture in pictures])
+def test_predict_does_not_depend_on_batches_and_leaves_a_training_alone(images):
+    network, images = tiny(), torch.stack([image.image for image in images])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     whole, parts = segmentation.predict(network, images), segmentation.predict(network, images, 4)
     for one, other in zip(whole, parts, strict=True):
@@ -126,28 +127,28 @@ def test_predict_does_not_depend_on_batches_and_leaves_a_training_alone(pictures
     assert not network.training
 
 
-def test_a_perfect_network_gets_perfect_scores(pictures, monkeypatch):
-    monkeypatch.setattr(evaluation, "predict", lambda network, images: perfect(pictures))
-    scores = segmentation.evaluate(tiny(), pictures, threshold=0.5)
+def test_a_perfect_network_gets_perfect_scores(images, monkeypatch):
+    monkeypatch.setattr(panoptic, "predict", lambda network, images: perfect(images))
+    scores = segmentation.evaluate(tiny(), images, threshold=0.5)
     assert all(score > 0.97 for score in scores.values()), scores
     assert scores["mIoU"] == 1
 
 
-def test_an_untrained_network_is_judged_without_fuss(pictures):
-    scores = segmentation.evaluate(tiny(), pictures)
+def test_an_untrained_network_is_judged_without_fuss(images):
+    scores = segmentation.evaluate(tiny(), images)
     assert 0 <= scores["PQ"] < 0.2 and 0 <= scores["mIoU"] < 0.3 and scores["mask AP"] < 0.1
 
 
-def test_truth_of_a_scene_is_its_labels(pictures):
-    for picture in pictures:
-        semantic, found, panoptic = segmentation.truth(picture)
-        assert torch.equal(panoptic.semantic(), semantic) and torch.equal(found.masks, picture.masks)
-        assert {panoptic.labels[n + 1] for n in range(len(picture.labels))} == set(picture.labels.tolist())
+def test_truth_of_a_scene_is_its_labels(images):
+    for image in images:
+        semantic, found, panoptic = segmentation.truth(image)
+        assert torch.equal(panoptic.semantic(), semantic) and torch.equal(found.masks, image.masks)
+        assert {panoptic.labels[n + 1] for n in range(len(image.labels))} == set(image.labels.tolist())
 
 
 def test_shipped_network_keeps_its_scores():
     """On scenes of a third seed, which neither training nor the recipe's judge has seen."""
-    network = segmentation.load()
+    network = zoo.load("panoptic_scenes")
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     scores = segmentation.evaluate(network, scenes.Scenes(100, 64, seed=424_242).render_all())
     assert scores["mIoU"] > 0.85 and scores["PQ"] > 0.70 and scores["mask AP50"] > 0.80, scores
@@ -158,9 +159,7 @@ def test_shipped_network_keeps_its_scores():
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("segmentation_recipe", ROOT / "recipes" / "segmentation.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module("recipes.segmentation")
     monkeypatch.chdir(tmp_path)
     return module
 
@@ -172,14 +171,14 @@ def test_recipe_runs_saves_and_draws(recipe, tmp_path):
     network = segmentation.load(tmp_path / "build" / "panoptic_scenes_quick.safetensors")
     assert isinstance(network, segmentation.SegmentationNet)
     assert list(Path("build").glob("panoptic_scenes_quick_*.png"))
-    assert (tmp_path / "build" / "panoptic_scenes_quick.safetensors").stat().st_size <= recipes.MAX_BYTES
+    assert (tmp_path / "build" / "panoptic_scenes_quick.safetensors").stat().st_size <= common.MAX_BYTES
 
 
 def test_predict_leaves_every_layer_in_its_mode():
     network = segmentation.SegmentationNet().train()
     frozen = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()
     segmentation.predict(network, torch.rand(1, 3, 64, 64, dtype=torch.float64))
-    with pytest.raises(TypeError, match="pictures as floats"):
+    with pytest.raises(TypeError, match="images as floats"):
         segmentation.predict(network, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     with pytest.raises((ValueError, RuntimeError)):
         segmentation.predict(network, torch.rand(1, 5, 64, 64))

@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchmetrics.detection import PanopticQuality
 
-from course_lib.base import scenes
-from course_lib.segmentation import painting
-from course_lib.segmentation.panoptic import Panoptic, Quality, match, mean_quality, merge, panoptic_quality
+from course_lib import scenes
+from course_lib.segmentation import panoptic, semantic
+from course_lib.segmentation.panoptic import (
+    Panoptic,
+    Quality,
+    match,
+    mean_quality,
+    merge,
+    panoptic_quality,
+)
 
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 COCO = Path(os.environ.get("COURSE_DATA", "")) / "coco_panoptic"
@@ -134,7 +141,7 @@ def test_quality_equals_torchmetrics(side, segments, seed):
         assert (mine.pq, mine.sq, mine.rq) == pytest.approx((pq, sq, rq), abs=1e-6)
 
 
-def test_quality_of_a_picture_by_eye():
+def test_quality_of_a_image_by_eye():
     """Two things of class 1, and stuff of class 0."""
     truth = Panoptic(torch.tensor([[1, 1, 1, 0, 2, 2], [3, 3, 3, 3, 3, 3]]), {1: 1, 2: 1, 3: 0})
     predicted = Panoptic(torch.tensor([[7, 7, 9, 9, 9, 9], [9, 9, 9, 9, 9, 9]]), {7: 1, 9: 0})
@@ -258,33 +265,33 @@ def test_merge_refuses_bad_input():
 
 
 def test_classes_have_colours_that_differ():
-    colours = painting.paint(torch.arange(14)[None])
-    assert list(painting.COLOURS) == list(scenes.CLASSES) and colours.shape == (3, 1, 14)
+    colours = semantic.paint(torch.arange(14)[None])
+    assert list(semantic.COLOURS) == list(scenes.CLASSES) and colours.shape == (3, 1, 14)
     distances = torch.cdist(colours[:, 0].T, colours[:, 0].T) + 9 * torch.eye(14)
     assert distances.min() > 0.1
-    assert (painting.paint(torch.tensor([[255, -1, 14]])) == 0).all(), "void is black"
-    assert painting.paint(torch.zeros(5, 2, 3, dtype=torch.int64)).shape == (5, 3, 2, 3)
+    assert (semantic.paint(torch.tensor([[255, -1, 14]])) == 0).all(), "void is black"
+    assert semantic.paint(torch.zeros(5, 2, 3, dtype=torch.int64)).shape == (5, 3, 2, 3)
 
 
 def test_things_have_a_white_rim_and_stuff_keeps_its_colour():
     ids = torch.full((7, 8), 1)
     ids[1:6, 1:6] = 2
-    picture = painting.paint_panoptic(Panoptic(ids, {1: 9, 2: 0}))
-    assert (picture[:, 1, 1:6] == 1).all()
-    torch.testing.assert_close(picture[:, 3, 3], painting.palette()[0])
-    twins = painting.paint_panoptic(Panoptic(torch.cat([ids, ids + 5]), {1: 9, 2: 0, 6: 9, 7: 0}))
+    image = panoptic.paint_panoptic(Panoptic(ids, {1: 9, 2: 0}))
+    assert (image[:, 1, 1:6] == 1).all()
+    torch.testing.assert_close(image[:, 3, 3], semantic.palette()[0])
+    twins = panoptic.paint_panoptic(Panoptic(torch.cat([ids, ids + 5]), {1: 9, 2: 0, 6: 9, 7: 0}))
     assert (twins[:, 10, 3] > twins[:, 3, 3]).all(), "the second disc is brighter"
-    torch.testing.assert_close(picture[:, 0, 0], painting.palette()[9])
-    large = painting.paint_panoptic(Panoptic(ids, {1: 9, 2: 0}), scale=3)
+    torch.testing.assert_close(image[:, 0, 0], semantic.palette()[9])
+    large = panoptic.paint_panoptic(Panoptic(ids, {1: 9, 2: 0}), scale=3)
     assert large.shape == (3, 21, 24) and int((large == 1).all(0).sum()) == 4 * 14, "a line of one large pixel"
-    assert painting.rim(ids == 2).sum() == 16 and not painting.rim(torch.ones(3, 3).bool()).any()
+    assert semantic.rim(ids == 2).sum() == 16 and not semantic.rim(torch.ones(3, 3).bool()).any()
 
 
 # Real annotations
 
 
 def read_coco(every: int = 1) -> tuple[list[Panoptic], set[int], set[int]]:
-    """Every n-th pixel of each picture, and the classes of things and stuff."""
+    """Every n-th pixel of each image, and the classes of things and stuff."""
     maps = []
     for split in ("train2017", "val2017"):
         found = json.loads((COCO / "panoptic" / f"panoptic_{split}.json").read_text(encoding="utf-8"))

@@ -6,12 +6,12 @@ import torchvision.models as zoo
 from torch import nn
 
 from course_lib import segmentation
-from course_lib.base import pictures
-from course_lib.segmentation import pretrained
+from course_lib.base import datasets
+from course_lib.segmentation import model
 
 
 class Bright(nn.Module):
-    """Answers like torchvision's: class 1 where a normalised picture is above its mean."""
+    """Answers like torchvision's: class 1 where a normalised image is above its mean."""
 
     def forward(self, x):
         return {"out": torch.stack([-x.mean(1), x.mean(1)], 1)}
@@ -22,8 +22,8 @@ class Halves(nn.Module):
 
     def forward(self, photographs):
         found = []
-        for picture in photographs:
-            _, H, W = picture.shape
+        for image in photographs:
+            _, H, W = image.shape
             masks = torch.zeros(2, 1, H, W)
             masks[0, :, :, : W // 2], masks[1, :, :, W // 2 :] = 0.9, 0.6
             found.append({"masks": masks, "labels": torch.tensor([1, 2]), "scores": torch.tensor([0.9, 0.3])})
@@ -55,7 +55,7 @@ def test_both_fit_torchvision_without_weights(monkeypatch):
     monkeypatch.setenv("COURSE_OFFLINE", "0")
     for room, name in ((zoo.segmentation, "deeplabv3_mobilenet_v3_large"), (zoo.detection, "maskrcnn_resnet50_fpn")):
         monkeypatch.setattr(room, name, unread(getattr(room, name)))
-    deeplab, mask_rcnn = segmentation.load_deeplab(), segmentation.load_mask_rcnn()
+    deeplab, mask_rcnn = zoo.load("deeplab"), zoo.load("mask_rcnn")
     assert "cat" in deeplab.names and len(deeplab.names) == 21
     assert "cat" in mask_rcnn.names and len(mask_rcnn.names) == 91
     photograph = torch.rand(1, 3, 64, 96)
@@ -64,12 +64,12 @@ def test_both_fit_torchvision_without_weights(monkeypatch):
     assert found.masks.shape[1:] == (64, 96) and found.masks.dtype == torch.bool
 
 
-@pytest.mark.parametrize("load", [segmentation.load_deeplab, segmentation.load_mask_rcnn])
-def test_without_network_it_says_so(load, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["deeplab", "mask_rcnn"])
+def test_without_network_it_says_so(name, tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(pictures.OfflineError, match="not cached, and COURSE_OFFLINE forbids a download"):
-        load()
+    with pytest.raises(datasets.OfflineError, match="not cached, and COURSE_OFFLINE forbids a download"):
+        zoo.load(name)
 
 
 def test_a_failed_download_says_so(tmp_path, monkeypatch):
@@ -78,6 +78,6 @@ def test_a_failed_download_says_so(tmp_path, monkeypatch):
     def refused(weights):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(pretrained.zoo.segmentation, "deeplabv3_mobilenet_v3_large", refused)
-    with pytest.raises(pictures.DownloadError, match="DeepLab could not be downloaded: no route to host"):
-        segmentation.load_deeplab()
+    monkeypatch.setattr(model.models.segmentation, "deeplabv3_mobilenet_v3_large", refused)
+    with pytest.raises(datasets.DownloadError, match="DeepLab could not be downloaded: no route to host"):
+        zoo.load("deeplab")

@@ -1,4 +1,4 @@
-"""style_transfer.py: losses against float64 oracles and closed forms; the optimiser on real pictures."""
+"""style_transfer.py: losses against float64 oracles and closed forms; the optimiser on real images."""
 
 import json
 import math
@@ -8,28 +8,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib import style_transfer as nst
-from course_lib.base import features, images, pictures, runtime
+from course_lib.base import datasets, features, images, runtime, zoo
 from course_lib.base.features import VGG
 
 ROOT = Path(__file__).resolve().parents[1]
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 6), st.integers(1, 7), st.integers(1, 7))
 
 
-def seeded(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
 def square(name: str, size: int = 48) -> torch.Tensor:
-    return images.centre_crop(pictures.load(name), size)
+    return images.centre_crop(datasets.load_image(name), size)
 
 
 @pytest.fixture(scope="module")
 def network() -> VGG:
-    return features.load("embedded", device="cpu")
+    return zoo.load("features", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +45,7 @@ SMALL = {"content_layers": ("relu2_1",), "style_layers": ("relu1_1", "relu3_1")}
 @settings(max_examples=100, deadline=None)
 @given(shapes, st.integers(0, 1000))
 def test_gram_equals_einsum(shape, seed):
-    F = seeded(*shape, seed=seed)
+    F = normal(*shape, seed=seed)
     G = nst.gram_matrix(F)
     expected = torch.einsum("bihw,bjhw->bij", F, F) / (shape[2] * shape[3])
     torch.testing.assert_close(G, expected, rtol=1e-12, atol=1e-14)
@@ -59,15 +56,15 @@ def test_gram_equals_einsum(shape, seed):
 @settings(max_examples=50, deadline=None)
 @given(shapes, st.integers(0, 1000))
 def test_gram_forgets_where_things_are(shape, seed):
-    F = seeded(*shape, seed=seed)
+    F = normal(*shape, seed=seed)
     order = torch.randperm(shape[2] * shape[3], generator=torch.Generator().manual_seed(seed))
     shuffled = F.flatten(2)[..., order].reshape(shape)
     torch.testing.assert_close(nst.gram_matrix(shuffled), nst.gram_matrix(F), rtol=1e-12, atol=1e-13)
-    tiled = F.repeat(1, 1, 2, 3)  # a larger picture of the same texture
+    tiled = F.repeat(1, 1, 2, 3)  # a larger image of the same texture
     torch.testing.assert_close(nst.gram_matrix(tiled), nst.gram_matrix(F), rtol=1e-12, atol=1e-13)
 
 
-def test_gram_of_a_constant_picture():
+def test_gram_of_a_constant_image():
     c = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     G = nst.gram_matrix(c.view(1, 3, 1, 1).expand(1, 3, 4, 5))
     torch.testing.assert_close(G[0], torch.outer(c, c))
@@ -81,7 +78,7 @@ def test_gram_of_half_precision_is_summed_in_float32():
 @settings(max_examples=50, deadline=None)
 @given(shapes, st.integers(0, 1000))
 def test_losses_equal_their_definitions(shape, seed):
-    F, P = seeded(*shape, seed=seed), seeded(*shape, seed=seed + 1)
+    F, P = normal(*shape, seed=seed), normal(*shape, seed=seed + 1)
     B, C, H, W = shape
     expected = sum(float((F - P).flatten()[i]) ** 2 for i in range(F.numel())) / F.numel()
     assert math.isclose(float(nst.content_loss(F, P)), expected, rel_tol=1e-12)
@@ -98,8 +95,8 @@ def test_total_variation_closed_forms():
 
 
 def test_gradients(small):
-    F = seeded(1, 2, 3, 4).requires_grad_()
-    P, A = seeded(1, 2, 3, 4, seed=1), nst.gram_matrix(seeded(1, 2, 5, 5, seed=2))
+    F = normal(1, 2, 3, 4).requires_grad_()
+    P, A = normal(1, 2, 3, 4, seed=1), nst.gram_matrix(normal(1, 2, 5, 5, seed=2))
     assert torch.autograd.gradcheck(lambda x: nst.content_loss(x, P), F)
     assert torch.autograd.gradcheck(lambda x: nst.style_loss(nst.gram_matrix(x), A), F)
     assert torch.autograd.gradcheck(nst.gram_matrix, F)
@@ -115,8 +112,8 @@ def test_gradients(small):
 
 
 def test_a_picture_as_its_own_content_and_style_costs_nothing(small):
-    picture = square("cat").double()
-    losses = nst.Objective(small, picture, [picture], nst.Weights(1, 1, **SMALL))(picture)
+    image = square("cat").double()
+    losses = nst.Objective(small, image, [image], nst.Weights(1, 1, **SMALL))(image)
     assert float(losses["total"]) < 1e-20
 
 
@@ -151,7 +148,7 @@ def test_mixed_styles_have_the_gradient_of_the_weighted_losses(small):
 
 
 def test_the_weights_mean_the_same_at_every_size(network):
-    """Enlarging all three pictures leaves the balance of content and style where it was."""
+    """Enlarging all three images leaves the balance of content and style where it was."""
 
     def balance(size: int) -> float:
         content, style, x = (square(name, size) for name in ("cat", "coffee", "rocket"))
@@ -167,12 +164,12 @@ def test_the_weights_mean_the_same_at_every_size(network):
 
 
 def test_transfer_repeats_under_a_seed(network, device):
-    net = features.load("embedded", device=device)
+    net = zoo.load("features", device=device)
     content, style = (square(name).to(device) for name in ("cat", "coffee"))
 
     def run(seed: int) -> torch.Tensor:
         generator = runtime.seed_everything(seed)
-        return nst.transfer(content, style, net, steps=5, generator=generator, progress=False).picture
+        return nst.transfer(content, style, net, steps=5, generator=generator, progress=False).image
 
     first = run(0)
     assert first.device.type == device.type and first.shape == content.shape
@@ -182,17 +179,17 @@ def test_transfer_repeats_under_a_seed(network, device):
 
 @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
 def test_the_loss_falls_below_what_random_weights_reach(network, optimiser):
-    """What the trained network paints is nearer to both pictures, in the trained network's eyes."""
+    """What the trained network paints is nearer to both images, in the trained network's eyes."""
     content, style = square("cat", 64), square("coffee", 64)
     judge = nst.Objective(network, content, [style], nst.Weights())
 
     def painted_by(net: VGG) -> float:
         generator = torch.Generator().manual_seed(0)
         result = nst.transfer(content, style, net, steps=60, optimiser=optimiser, generator=generator, progress=False)
-        return float(judge(result.picture)["total"])
+        return float(judge(result.image)["total"])
 
     torch.manual_seed(0)
-    calibration = [pictures.load(name, size=64) for name in features.CALIBRATION]
+    calibration = [datasets.load_image(name, size=64) for name in features.CALIBRATION]
     random = features.normalise(VGG(features.EMBEDDED_WIDTHS), calibration).requires_grad_(False)
     trained, untrained = painted_by(network), painted_by(random)
     assert trained < 0.5 * untrained, (trained, untrained)
@@ -207,7 +204,7 @@ def test_alpha_over_beta_moves_the_result_monotonically(network, monkeypatch):
         result = nst.transfer(
             content, style, network, nst.Weights(alpha, 1.0), steps=40, generator=generator, progress=False
         )
-        losses = nst.Objective(network, content, [style], nst.Weights())(result.picture)
+        losses = nst.Objective(network, content, [style], nst.Weights())(result.image)
         ends.append((float(losses["content"]), float(losses["style"])))
     contents, styles = zip(*ends, strict=True)
     assert list(contents) == sorted(contents, reverse=True), ends
@@ -221,7 +218,7 @@ def test_starts(network):
         seen = []
         nst.transfer(
             content, style, network, start=start, steps=1, coarsest=None, progress=False,
-            callback=lambda step, picture, losses: seen.append(picture), **options,
+            callback=lambda step, image, losses: seen.append(image), **options,
         )  # fmt: skip
         return seen[0]
 
@@ -232,11 +229,11 @@ def test_starts(network):
 
 
 def test_history_and_callback(network):
-    content = images.centre_crop(pictures.load("cat"), (64, 130))
+    content = images.centre_crop(datasets.load_image("cat"), (64, 130))
     calls = []
     result = nst.transfer(
         content, [content, square("coffee")], network, steps=3, style_weights=[1, 2], progress=False,
-        callback=lambda step, picture, losses: calls.append((step, tuple(picture.shape[-2:]), losses["total"])),
+        callback=lambda step, image, losses: calls.append((step, tuple(image.shape[-2:]), losses["total"])),
     )  # fmt: skip
     assert [h["size"] for h in result.history] == [32, 32, 32, 64, 64, 64]
     assert [h["step"] for h in result.history] == [0, 1, 2] * 2 == [c[0] for c in calls]
@@ -249,19 +246,19 @@ def test_history_and_callback(network):
 def test_interruption_returns_the_best_so_far(network):
     content, style = square("cat", 128), square("coffee", 128)
 
-    def interrupt(step: int, picture: torch.Tensor, losses: dict) -> None:
+    def interrupt(step: int, image: torch.Tensor, losses: dict) -> None:
         if step == 4:
             raise KeyboardInterrupt
 
     result = nst.transfer(content, style, network, steps=10, callback=interrupt, progress=False)
     assert result.interrupted and len(result.history) == 5
-    assert result.picture.shape == content.shape  # though the coarse level was interrupted
+    assert result.image.shape == content.shape  # though the coarse level was interrupted
     assert not nst.transfer(content, style, network, steps=1, progress=False).interrupted
 
 
 @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
 def test_the_best_picture_is_kept(optimiser):
-    """Though the loss rises again, the result is the picture of the lowest."""
+    """Though the loss rises again, the result is the image of the lowest."""
     losses, seen = iter([5.0, 3.0, 1.0, 2.0, 4.0]), []
 
     def objective(x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -269,20 +266,20 @@ def test_the_best_picture_is_kept(optimiser):
         return {"total": x.mean() - x.mean().detach() + next(losses)}
 
     result = nst.optimise(torch.full((1, 3, 16, 16), 0.5), objective, 5, optimiser, progress=False)
-    assert torch.equal(result.picture, seen[2]) and not torch.equal(seen[2], seen[4])
+    assert torch.equal(result.image, seen[2]) and not torch.equal(seen[2], seen[4])
 
 
 def test_pixels_stay_in_range(network):
-    """Every picture that is judged is one: black and white bounds hold at every step, not only at the end."""
+    """Every image that is judged is one: black and white bounds hold at every step, not only at the end."""
     lowest, highest = [], []
 
-    def watch(step: int, picture: torch.Tensor, losses: dict) -> None:
-        lowest.append(float(picture.min()))
-        highest.append(float(picture.max()))
+    def watch(step: int, image: torch.Tensor, losses: dict) -> None:
+        lowest.append(float(image.min()))
+        highest.append(float(image.max()))
 
     result = nst.transfer(square("rocket"), square("hubble_deep_field"), network, steps=20, callback=watch)
     assert min(lowest) >= 0 and max(highest) <= 1 and len(lowest) == 20
-    judged = nst.Objective(network, square("rocket"), [square("hubble_deep_field")], nst.Weights())(result.picture)
+    judged = nst.Objective(network, square("rocket"), [square("hubble_deep_field")], nst.Weights())(result.image)
     assert math.isclose(float(judged["total"]), min(h["total"] for h in result.history), rel_tol=0.02)
 
 
@@ -306,7 +303,7 @@ def test_colours_are_kept():
 def test_refuses_bad_input(network):
     good, kwargs = square("cat"), {"steps": 1, "progress": False}
     for bad, match in (
-        (good[0], r"content must be one RGB picture \(1, 3, H, W\), got \(3, 48, 48\)"),
+        (good[0], r"content must be one RGB image \(1, 3, H, W\), got \(3, 48, 48\)"),
         (good[:, :1], r"got \(1, 1, 48, 48\)"),
         (torch.cat([good, good]), r"got \(2, 3, 48, 48\)"),
         ((good * 255).byte(), "floating-point tensor, got torch.uint8"),
@@ -323,7 +320,7 @@ def test_refuses_bad_input(network):
         ({"styles": []}, "0 styles need"),
         ({"styles": [good], "style_weights": [1, 2]}, "1 styles need as many weights"),
         ({"styles": [good, good], "style_weights": [0, 0]}, "not all 0"),
-        ({"styles": good, "start": "photo"}, "start must be 'noise', 'content' or a picture, got 'photo'"),
+        ({"styles": good, "start": "photo"}, "start must be 'noise', 'content' or an image, got 'photo'"),
         ({"styles": good, "start": good[..., :40]}, "content's shape"),
         ({"styles": good, "optimiser": "sgd"}, "'lbfgs' or 'adam'; got 1, 'sgd'"),
         ({"styles": good, "coarsest": 8}, "coarsest must be 16 px or more, or None; got 8"),

@@ -1,7 +1,7 @@
 """StyleGAN's operations against slow forms of them, what styles must and must not change, and the shipped generator."""
 
 import copy
-import importlib.util
+import importlib
 import json
 import math
 from pathlib import Path
@@ -9,20 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib import gan, stylegan
-from course_lib.base import checkpoints, datasets, metrics
+from course_lib.base import checkpoints, datasets, metrics, zoo
 from course_lib.stylegan import StyleDiscriminator, StyleGenerator, mix, modulated_conv2d
 
 ROOT = Path(__file__).resolve().parents[1]
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SHIPPED = checkpoints.folder() / "stylegan_mnist.safetensors"
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def tiny(size: int = 8, channels: int = 1, seed: int = 0) -> StyleGenerator:
@@ -44,7 +41,7 @@ def tiny_discriminator(size: int = 8, channels: int = 1) -> StyleDiscriminator:
 
 
 def modulate_weights(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, demodulate: bool) -> torch.Tensor:
-    """The paper's own way: every picture has weights of its own, one group of a grouped convolution each."""
+    """The paper's own way: every image has weights of its own, one group of a grouped convolution each."""
     B, n, H, W = x.shape
     own = weight[None] * styles[:, None, :, None, None]
     if demodulate:
@@ -137,9 +134,9 @@ def test_halving_is_average_pooling():
 @pytest.mark.parametrize("B", [8, 6, 1])
 def test_deviation_of_groups_against_a_loop(B):
     x = normal(B, 3, 2, 2)
-    found = stylegan.deviation_of_groups(x)
+    found = stylegan.minibatch_stddev(x)
     assert found.shape == (B, 1, 2, 2)
-    stride = B // 4 if B % 4 == 0 else 1  # pictures of a group lie that far from each other
+    stride = B // 4 if B % 4 == 0 else 1  # images of a group lie that far from each other
     for i in range(B):
         group = [x[j] for j in range(B) if B % 4 or j % stride == i % stride]
         expected = torch.stack(group).std(0, correction=0).mean() if len(group) > 1 else torch.tensor(1e-4)
@@ -181,10 +178,10 @@ def test_shapes(size, channels):
 def test_works_on_every_device_and_in_single_precision(device):
     exact, generator = tiny(), tiny().float().to(device)
     z, noise = normal(3, 6), exact.noise(3, torch.Generator().manual_seed(0))
-    pictures = stylegan.sample(generator, z, noise=[layer.float().to(device) for layer in noise])
-    assert pictures.device.type == device.type and pictures.dtype == torch.float32
-    torch.testing.assert_close(pictures.cpu().double(), stylegan.sample(exact, z, noise=noise), atol=1e-4, rtol=0)
-    assert tiny_discriminator().float().to(device)(pictures).shape == (3,)
+    images = stylegan.sample(generator, z, noise=[layer.float().to(device) for layer in noise])
+    assert images.device.type == device.type and images.dtype == torch.float32
+    torch.testing.assert_close(images.cpu().double(), stylegan.sample(exact, z, noise=noise), atol=1e-4, rtol=0)
+    assert tiny_discriminator().float().to(device)(images).shape == (3,)
 
 
 def test_truncation():
@@ -196,8 +193,8 @@ def test_truncation():
     w_mean = generator.mapping.w_mean
     torch.testing.assert_close(generator.styles(z, 0.0), w_mean.expand_as(ws))
     torch.testing.assert_close(generator.styles(z, 0.3), w_mean + 0.3 * (ws - w_mean))
-    pictures = generator(z, truncation=0.0, noise=noise)
-    torch.testing.assert_close(pictures, pictures[:1].expand_as(pictures))
+    images = generator(z, truncation=0.0, noise=noise)
+    torch.testing.assert_close(images, images[:1].expand_as(images))
     assert generator(z, noise=noise).std(0).mean() > 0.01
 
 
@@ -207,13 +204,13 @@ def test_noise_matters_and_is_the_callers():
     again = generator.noise(2, torch.Generator().manual_seed(0))
     assert all(map(torch.equal, noise, again))
     assert torch.equal(generator(z, noise=noise), generator(z, noise=again))
-    for layer in range(generator.layers):  # each layer's noise reaches the picture
+    for layer in range(generator.layers):  # each layer's noise reaches the image
         other = [part if i != layer else part + 1 for i, part in enumerate(noise)]
         assert (generator(z, noise=other) - generator(z, noise=noise)).abs().max() > 1e-3
     assert not torch.equal(generator(z), generator(z))
 
 
-def test_a_picture_does_not_depend_on_its_neighbours():
+def test_a_image_does_not_depend_on_its_neighbours():
     generator, z = tiny(), normal(5, 6)
     noise = generator.noise(5)
     together = generator(z, noise=noise)
@@ -245,7 +242,7 @@ def test_mixing_changes_the_layers_from_the_crossover_on():
             assert difference < 1e-12 if layer < crossover else difference > 1e-3
 
 
-def test_mixing_with_a_crossover_for_each_picture():
+def test_mixing_with_a_crossover_for_each_image():
     a, b = normal(3, 4, 5), normal(3, 4, 5, seed=1)
     together = mix(a, b, torch.tensor([0, 2, 4]))
     alone = torch.cat([mix(a[i : i + 1], b[i : i + 1], crossover) for i, crossover in enumerate((0, 2, 4))])
@@ -323,16 +320,16 @@ def test_the_discriminators_loss_is_logistic_plus_r1():
     torch.testing.assert_close(two["R1"], gradient.square().sum((1, 2, 3)).mean())
 
 
-def test_a_generator_learns_a_constant_picture():
-    """Data that are all alike: after some dozen steps the generated pictures are like them, too."""
+def test_a_generator_learns_a_constant_image():
+    """Data that are all alike: after some dozen steps the generated images are like them, too."""
     parts = training_parts(lr=1e-2)
-    picture = torch.zeros(1, 1, 8, 8)
-    picture[..., 2:6, 3:5] = 1
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., 2:6, 3:5] = 1
     step = stylegan.stylegan_step(*parts.values(), r1=1.0, lazy=4)
-    before = (stylegan.sample(parts["generator"], 64) - picture).abs().mean()
+    before = (stylegan.sample(parts["generator"], 64) - image).abs().mean()
     for _ in range(50):
-        step(picture.expand(16, -1, -1, -1))
-    after = (stylegan.sample(parts["generator"], 64) - picture).abs().mean()
+        step(image.expand(16, -1, -1, -1))
+    after = (stylegan.sample(parts["generator"], 64) - image).abs().mean()
     assert after < 0.05 < 0.3 < before
 
 
@@ -352,7 +349,7 @@ def test_refuses_bad_input():
         generator.synthesis(ws, generator.noise(2)[:2])
     with pytest.raises(ValueError, match=r"noise .*\(2 or 1, 1, 4, 4\).*got \(3, 1, 4, 4\)"):
         generator.synthesis(ws, generator.noise(3))
-    with pytest.raises(ValueError, match=r"pictures \(B, 1, 8, 8\), got \(2, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images \(B, 1, 8, 8\), got \(2, 3, 8, 8\)"):
         discriminator(normal(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"got \(0, 1, 8, 8\)"):
         discriminator(normal(0, 1, 8, 8))
@@ -369,11 +366,11 @@ def test_refuses_bad_input():
             StyleGenerator(size)
     with pytest.raises(ValueError, match="capacity of 28 or more and most ≥ 1, got 20 and 8"):
         StyleDiscriminator(28, capacity=20, most=8)
-    with pytest.raises(ValueError, match="at least one picture; got 0"):
+    with pytest.raises(ValueError, match="at least one image; got 0"):
         stylegan.sample(generator, 0)
     with pytest.raises(ValueError, match="lazy ≥ 1 .* got 1.0, 0 and 0.9"):
         stylegan.stylegan_step(*training_parts().values(), r1=1.0, lazy=0)
-    with pytest.raises(ValueError, match=r"pictures \(B, 1, 8, 8\), got \(0, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images \(B, 1, 8, 8\), got \(0, 1, 8, 8\)"):
         stylegan.stylegan_step(*training_parts().values())(torch.rand(0, 1, 8, 8))
 
 
@@ -384,9 +381,7 @@ def test_the_recipe(tmp_path, monkeypatch):
     if not datasets.is_available("mnist"):
         pytest.skip("needs MNIST, in COURSE_DATA or the cache")
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("recipe_stylegan", ROOT / "recipes" / "stylegan.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+    recipe = importlib.import_module("recipes.stylegan")
     scores = recipe.main(["--quick", "--steps", "3"])
     assert float(scores["Fréchet distance"]) > 0
     generator = StyleGenerator()
@@ -396,13 +391,13 @@ def test_the_recipe(tmp_path, monkeypatch):
 
 
 def test_the_shipped_generator():
-    generator = stylegan.load()
+    generator = zoo.load()
     assert not generator.training and not any(parameter.requires_grad for parameter in generator.parameters())
     assert SHIPPED.stat().st_size <= 3_000_000
-    pictures = stylegan.sample(generator, 2000, rng=torch.Generator().manual_seed(1))
-    kinds = metrics.classifier.load("mnist")(pictures).argmax(1).bincount(minlength=10)
+    images = stylegan.sample(generator, 2000, rng=torch.Generator().manual_seed(1))
+    kinds = zoo.load("classifier_mnist")(images).argmax(1).bincount(minlength=10)
     assert kinds.min() > 60 and kinds.max() < 400
-    # Truncation trades variety for typicality: pictures nearer to each other.
+    # Truncation trades variety for typicality: images nearer to each other.
     noise = generator.noise(1, torch.Generator().manual_seed(0))
     spread = [
         stylegan.sample(generator, normal(200, generator.z_dim), truncation=psi, noise=noise).std(0).mean()
@@ -412,11 +407,11 @@ def test_the_shipped_generator():
     if datasets.is_available("mnist"):
         features = metrics.extractor("mnist")
         held_out = datasets.load("mnist", "test")[:][0]
-        assert metrics.frechet_distance(features(held_out), features(pictures)) < 2.5
+        assert metrics.frechet_distance(features(held_out), features(images)) < 2.5
 
 
 def test_the_timeline_made_progress():
-    """Fréchet distances as the recipes measured them, 10,000 pictures each, with intervals that do not touch."""
+    """Fréchet distances as the recipes measured them, 10,000 images each, with intervals that do not touch."""
     names = ("stylegan_mnist", "dcgan_mnist", "vae_mnist")
     found = [json.loads(checkpoints.load(name)[1]["score"])["Fréchet distance"] for name in names]
     assert {score["n"] for score in found} == {10_000}

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import normal
 from torch import nn
 
 from course_lib.base import layers
@@ -12,14 +13,6 @@ from course_lib.base.unet import Config, UNet
 
 TINY = Config(width=8, multipliers=(1, 2), groups=4)
 FULL = Config(channels=2, width=8, multipliers=(1, 2), blocks=2, attention=(1,), classes=3, groups=4)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=rng(seed), dtype=torch.float64)
 
 
 def awake(config: Config, seed: int = 0) -> UNet:
@@ -39,7 +32,7 @@ def test_the_wiring_written_out():
     """Two levels of two blocks, attention on the coarse one."""
     n = awake(FULL)
     x, t, c = normal(3, 2, 8, 4), torch.tensor([1, 10, 500]), torch.tensor([0, 2, 1])
-    e = n.embedding.mlp(layers.time_features(t.double(), 8)) + n.embedding.condition.weight[c]
+    e = n.embedding.mlp(layers.timestep_embedding(t.double(), 8)) + n.embedding.condition.weight[c]
     h0 = n.first(x)
     h1 = n.down[0][0](h0, e)
     h2 = n.down[1][0](h1, e)
@@ -131,7 +124,7 @@ def test_patches_are_channels():
         torch.testing.assert_close(out[:, 0, k // 2 :: 2, k % 2 :: 2], expected[:, k])
 
 
-def test_the_time_matters_to_every_picture_by_itself():
+def test_the_time_matters_to_every_image_by_itself():
     network, x = awake(TINY), normal(1, 1, 8, 8).repeat(3, 1, 1, 1)
     out = network(x, torch.tensor([1, 2, 1000]))
     assert torch.pdist(out.flatten(1)).min() > 1e-2
@@ -146,13 +139,13 @@ def test_the_condition_matters_and_keep_selects(kind):
     condition = torch.tensor([0, 1, 2]) if kind == "classes" else normal(3, 3, seed=1)
     with_it, without = network(x, t, condition), network(x, t)
     assert torch.pdist(torch.cat([with_it, without[:1]]).flatten(1)).min() > 1e-2
-    keep = torch.tensor([True, False, True])
-    mixed = network(x, t, condition, keep)
-    torch.testing.assert_close(mixed[keep], with_it[keep])
-    torch.testing.assert_close(mixed[~keep], without[~keep])
+    condition_mask = torch.tensor([True, False, True])
+    mixed = network(x, t, condition, condition_mask)
+    torch.testing.assert_close(mixed[condition_mask], with_it[condition_mask])
+    torch.testing.assert_close(mixed[~condition_mask], without[~condition_mask])
 
 
-def test_a_picture_does_not_depend_on_its_neighbours():
+def test_a_image_does_not_depend_on_its_neighbours():
     network, x = awake(FULL), normal(4, 2, 8, 4)
     t, c = torch.tensor([1, 20, 300, 4]), torch.tensor([0, 1, 2, 0])
     together = network(x, t, c)
@@ -174,9 +167,9 @@ def test_dropout_only_while_training():
 
 def test_devices_agree(device):
     network, x = awake(FULL), normal(2, 2, 8, 8)
-    t, c, keep = torch.tensor([3, 400]), torch.tensor([1, 2]), torch.tensor([True, False])
-    expected = network(x, t, c, keep).float()
-    found = network.float().to(device)(x.float().to(device), *(y.to(device) for y in (t, c, keep)))
+    t, c, condition_mask = torch.tensor([3, 400]), torch.tensor([1, 2]), torch.tensor([True, False])
+    expected = network(x, t, c, condition_mask).float()
+    found = network.float().to(device)(x.float().to(device), *(y.to(device) for y in (t, c, condition_mask)))
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -210,17 +203,17 @@ def test_bfloat16_is_nearly_the_same(config):
     network, x = awake(config).float(), normal(4, 2, 16, 16).float()
     t = torch.tensor([1, 20, 998, 1000])
     condition = torch.tensor([0, 1, 2, 0]) if config.classes else normal(4, 4).float()
-    keep = torch.tensor([True, True, False, True])
-    expected = network(x, t, condition, keep)
+    condition_mask = torch.tensor([True, True, False, True])
+    expected = network(x, t, condition, condition_mask)
     with torch.autocast("cpu", torch.bfloat16):
-        found = network(x, t, condition, keep)
+        found = network(x, t, condition, condition_mask)
     assert found.dtype == torch.bfloat16
     parameters = list(network.parameters())
     exact, rounded = (torch.autograd.grad(y.float().square().sum(), parameters) for y in (expected, found))
     assert (found.float() - expected).norm() < 0.04 * expected.norm()
     for a, b in zip(exact, rounded, strict=True):
         assert (a - b).norm() < 0.1 * a.norm()
-    found = network.bfloat16()(x.bfloat16(), t, condition, keep)
+    found = network.bfloat16()(x.bfloat16(), t, condition, condition_mask)
     assert (found.float() - expected).norm() < 0.04 * expected.norm()
 
 
@@ -262,9 +255,9 @@ X, T, C = torch.zeros(2, 2, 4, 4), torch.tensor([1, 2]), torch.tensor([0, 1])
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((X[0], T), ValueError, r"expected pictures \(B, 2, H, W\), got \(2, 4, 4\)"),
-        ((X[:, :1], T), ValueError, r"expected pictures \(B, 2, H, W\), got \(2, 1, 4, 4\)"),
-        ((X.long(), T), TypeError, "expected pictures as floats, got torch.int64"),
+        ((X[0], T), ValueError, r"expected images \(B, 2, H, W\), got \(2, 4, 4\)"),
+        ((X[:, :1], T), ValueError, r"expected images \(B, 2, H, W\), got \(2, 1, 4, 4\)"),
+        ((X.long(), T), TypeError, "expected images as floats, got torch.int64"),
         ((X[..., :3], T), ValueError, r"sides must be multiples of 2 \(2 levels, patch 1\); got 4×3"),
         ((X[:, :, :0], T), ValueError, "got 0×4"),
         ((X,), ValueError, r"expected t \(2,\), got none"),
@@ -277,8 +270,8 @@ X, T, C = torch.zeros(2, 2, 4, 4), torch.tensor([1, 2]), torch.tensor([0, 1])
         ((X, T, C.bool()), TypeError, "expected classes as integers, got torch.bool"),
         ((X, T, C + 2), ValueError, "expected classes 0 … 2, got 2 … 3"),
         ((X, T, C - 1), ValueError, "expected classes 0 … 2, got -1 … 0"),
-        ((X, T, C, C[:1].bool()), ValueError, r"expected keep \(2,\) bool, got \(1,\)"),
-        ((X, T, C, C), ValueError, r"expected keep \(2,\) bool, got \(2,\) torch.int64"),
+        ((X, T, C, C[:1].bool()), ValueError, r"expected condition_mask \(2,\) bool, got \(1,\)"),
+        ((X, T, C, C), ValueError, r"expected condition_mask \(2,\) bool, got \(2,\) torch.int64"),
     ],
 )
 def test_refuses(arguments, error, message):

@@ -1,13 +1,13 @@
 """Upsampling by hand against torch's kernels in float64, closed forms, and the laws it must obey."""
 
-import importlib.util
+import importlib
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import normal
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -23,10 +23,6 @@ INTERPOLATIONS = [("nearest", {}), *((m, {"align_corners": c}) for m in ("biline
 interpolations = pytest.mark.parametrize(("mode", "options"), INTERPOLATIONS, ids=lambda v: str(v))
 WAYS = [up.transposed_convolution, up.transposed_convolution_by_zeros, up.transposed_convolution_by_matrix]
 ways = pytest.mark.parametrize("way", WAYS, ids=lambda f: f.__name__)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -275,7 +271,7 @@ def test_convolutions_on_every_device_dtype_and_layout(device, dtype, groups):
         )
 
 
-# Derivatives of the second order, and batches without pictures
+# Derivatives of the second order, and batches without images
 
 
 def cases() -> dict:
@@ -367,7 +363,7 @@ def test_resize_convolution_equals_torch(shape, factor, C_out, seed):
 
 
 def test_resize_convolution_draws_no_checkerboard():
-    """On a constant picture it is constant inside, for any kernel; a transposed convolution is not."""
+    """On a constant image it is constant inside, for any kernel; a transposed convolution is not."""
     x, weight = torch.ones(1, 1, 6, 6, dtype=torch.float64), normal(1, 1, 3, 3)
     inside = up.resize_convolution(x, weight)[:, :, 2:-2, 2:-2]
     assert inside.std() < 1e-12 < up.transposed_convolution(x, weight, stride=2)[:, :, 3:-3, 3:-3].std()
@@ -489,10 +485,7 @@ def test_the_others_refuse():
 
 
 def test_the_benchmark_runs(tmp_path, capsys):
-    path = Path(__file__).parents[1] / "benchmarks" / "upsampling.py"
-    spec = importlib.util.spec_from_file_location("upsampling_benchmark", path)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = importlib.import_module("benchmarks.upsampling")
     benchmark.main(["--quick", "--json", str(tmp_path / "times.json"), "--plot", str(tmp_path / "times.png")])
     rows = json.loads((tmp_path / "times.json").read_text())["rows"]
     assert {row["operation"] for row in rows} >= {"nearest", "bilinear", "bicubic", "transposed convolution"}

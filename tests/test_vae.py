@@ -1,31 +1,24 @@
 """The VAE's terms against torch.distributions and sampling, its bound where log p(x) is known, and the shipped one."""
 
-import importlib.util
+import importlib
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import normal, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
 from course_lib import vae
-from course_lib.base import checkpoints, datasets, metrics
-from course_lib.base.training import Loop
+from course_lib.base import checkpoints, datasets, metrics, zoo
+from course_lib.base.loop import Loop
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = checkpoints.folder() / "vae_mnist.safetensors"
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 shapes = st.lists(st.integers(1, 5), min_size=1, max_size=3)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def tiny(seed: int = 0, **changes) -> vae.VAE:
@@ -129,7 +122,7 @@ def test_the_elbo_is_the_likelihood_at_the_posterior():
 def test_the_elbo_equals_its_sampled_definition():
     model, x = linear()
     mu, log_var = normal(7, 2, seed=4), -1 + 0.3 * normal(7, 2, seed=5)
-    variance = log_var[0].exp()  # one covariance for all pictures
+    variance = log_var[0].exp()  # one covariance for all images
     z = vae.reparameterise(mu, log_var[0], normal(40_000, 7, 2, seed=6))
     likelihood = Normal(z @ model.W.T + model.b, model.s).log_prob(x).sum(-1)
     sampled = likelihood - vae.kl_divergence(mu, log_var[0].expand_as(mu))
@@ -169,44 +162,44 @@ def test_importance_bound_rises_from_the_elbo_to_the_likelihood():
 @pytest.mark.parametrize(("channels", "size", "z_dim"), [(1, 8, 2), (3, 5, 4)])
 def test_shapes(channels, size, z_dim):
     network = tiny(channels=channels, size=size, z_dim=z_dim)
-    pictures, noise = uniform(6, channels, size, size), normal(6, z_dim)
-    logits, mu, log_var = network(pictures, noise)
-    assert logits.shape == pictures.shape and mu.shape == log_var.shape == (6, z_dim)
-    assert [term.shape for term in vae.elbo(network, pictures, noise)] == [(6,), (6,)]
-    assert vae.log_likelihood(network, pictures, normal(4, 6, z_dim)).shape == (6,)
+    images, noise = uniform(6, channels, size, size), normal(6, z_dim)
+    logits, mu, log_var = network(images, noise)
+    assert logits.shape == images.shape and mu.shape == log_var.shape == (6, z_dim)
+    assert [term.shape for term in vae.elbo(network, images, noise)] == [(6,), (6,)]
+    assert vae.log_likelihood(network, images, normal(4, 6, z_dim)).shape == (6,)
     assert network.decode(normal(2, 3, z_dim)).shape == (2, 3, channels, size, size)
 
 
 def test_the_elbo_is_made_of_its_terms():
-    network, pictures, noise = tiny(), uniform(6, 1, 4, 4), normal(6, 3)
-    likelihood, divergence = vae.elbo(network, pictures, noise)
-    mu, log_var = network.encode(pictures)
+    network, images, noise = tiny(), uniform(6, 1, 4, 4), normal(6, 3)
+    likelihood, divergence = vae.elbo(network, images, noise)
+    mu, log_var = network.encode(images)
     logits = network.decode(mu + (log_var / 2).exp() * noise)
-    expected = (pictures * logits.sigmoid().log() + (1 - pictures) * (1 - logits.sigmoid()).log()).sum((1, 2, 3))
+    expected = (images * logits.sigmoid().log() + (1 - images) * (1 - logits.sigmoid()).log()).sum((1, 2, 3))
     torch.testing.assert_close(likelihood, expected)
     torch.testing.assert_close(divergence, kl_divergence(Normal(mu, (log_var / 2).exp()), Normal(0.0, 1.0)).sum(1))
 
 
 def test_log_likelihood_equals_a_sum_over_the_plane():
     """With z in two dimensions the integral of p(x|z) p(z) can be summed on a grid."""
-    network, pictures = tiny(z_dim=2), (uniform(3, 1, 4, 4) < 0.4).double()
+    network, images = tiny(z_dim=2), (uniform(3, 1, 4, 4) < 0.4).double()
     axis = torch.linspace(-7, 7, 281, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)
     logits = network.decode(z)[:, None]
-    log_joint = vae.bernoulli_log_likelihood(logits, pictures) + Normal(0.0, 1.0).log_prob(z).sum(1)[:, None]
+    log_joint = vae.bernoulli_log_likelihood(logits, images) + Normal(0.0, 1.0).log_prob(z).sum(1)[:, None]
     exact = torch.logsumexp(log_joint, 0) + 2 * math.log(0.05)
     noise = normal(4000, 3, 2)
-    found = vae.log_likelihood(network, pictures, noise)
+    found = vae.log_likelihood(network, images, noise)
     assert (found - exact).abs().max() < 0.02
-    likelihood, divergence = (torch.stack([vae.elbo(network, pictures, n)[i] for n in noise[:300]]) for i in (0, 1))
+    likelihood, divergence = (torch.stack([vae.elbo(network, images, n)[i] for n in noise[:300]]) for i in (0, 1))
     assert ((likelihood - divergence).mean(0) < exact).all()
 
 
-def test_a_picture_does_not_depend_on_its_neighbours():
-    network, pictures, noise = tiny(), uniform(5, 1, 4, 4), normal(5, 3)
-    together = network(pictures, noise)
+def test_a_image_does_not_depend_on_its_neighbours():
+    network, images, noise = tiny(), uniform(5, 1, 4, 4), normal(5, 3)
+    together = network(images, noise)
     for i in range(5):
-        alone = network(pictures[i : i + 1], noise[i : i + 1])
+        alone = network(images[i : i + 1], noise[i : i + 1])
         for a, b in zip(alone, together, strict=True):
             torch.testing.assert_close(a[0], b[i])
 
@@ -214,9 +207,9 @@ def test_a_picture_does_not_depend_on_its_neighbours():
 def test_sampling_gives_the_means(device):
     network = tiny().float().to(device)
     z = normal(4, 3).float().to(device)
-    pictures = vae.sample(network, z)
-    assert pictures.device.type == device.type and pictures.min() >= 0 and pictures.max() <= 1
-    torch.testing.assert_close(pictures, network.decode(z).sigmoid().detach())
+    images = vae.sample(network, z)
+    assert images.device.type == device.type and images.min() >= 0 and images.max() <= 1
+    torch.testing.assert_close(images, network.decode(z).sigmoid().detach())
     one, two = (vae.sample(network, 5, torch.Generator().manual_seed(0)) for _ in range(2))
     assert torch.equal(one, two) and one.shape == (5, 1, 4, 4)
 
@@ -235,14 +228,14 @@ def test_gradients_reach_every_parameter():
 
 
 def test_training_approaches_the_entropy_of_a_known_source():
-    """Two pictures, equally frequent: no model beats −log 2 nats, and a VAE with one bit of z gets near."""
+    """Two images, equally frequent: no model beats −log 2 nats, and a VAE with one bit of z gets near."""
     data = torch.zeros(64, 1, 4, 4)
     data[::2, :, :2], data[1::2, :, 2:] = 1, 1
     torch.manual_seed(0)
     network, rng = vae.VAE(1, 4, 32, 2), torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam(network.parameters(), 1e-2)
     parts = {"vae": network, "optimiser": optimiser, "rng": rng}
-    Loop(vae.vae_step(network, optimiser, rng), data, steps=500, batch_size=32, parts=parts).run()
+    Loop(vae.vae_step(network, optimiser, rng), data, steps=500, batch_size=32, stateful=parts).run()
     likelihood, divergence = vae.elbo(network, data, torch.randn(64, 2, generator=rng))
     found = float((likelihood - divergence).mean().detach())
     assert (
@@ -257,7 +250,7 @@ def test_training_approaches_the_entropy_of_a_known_source():
 
 def test_refuses_bad_input():
     network = tiny()
-    with pytest.raises(ValueError, match=r"pictures \(B, 1, 4, 4\), got \(2, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"images \(B, 1, 4, 4\), got \(2, 3, 4, 4\)"):
         network.encode(uniform(2, 3, 4, 4))
     with pytest.raises(ValueError, match=r"got \(0, 1, 4, 4\)"):
         network.encode(uniform(0, 1, 4, 4))
@@ -267,7 +260,7 @@ def test_refuses_bad_input():
         network.encode(uniform(2, 1, 4, 4) * math.nan)
     with pytest.raises(ValueError, match=r"z \(\.\.\., 3\), got \(2, 4\)"):
         network.decode(normal(2, 4))
-    with pytest.raises(ValueError, match="at least one picture; got 0"):
+    with pytest.raises(ValueError, match="at least one image; got 0"):
         vae.sample(network, 0)
     with pytest.raises(ValueError, match=r"W \(d, z_dim\) and b \(d,\), got \(5, 2\) and \(4,\)"):
         vae.LinearGaussian(normal(5, 2), normal(4), 1.0)
@@ -286,9 +279,7 @@ def test_the_recipe(tmp_path, monkeypatch):
     if not datasets.is_available("mnist"):
         pytest.skip("needs MNIST, in COURSE_DATA or the cache")
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("recipe_vae", ROOT / "recipes" / "vae.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+    recipe = importlib.import_module("recipes.vae")
     scores = recipe.main(["--quick"])
     assert scores["ELBO, nats"] < 0 and float(scores["Fréchet distance"]) > 0
     metadata = checkpoints.restore(vae.VAE(), tmp_path / "build" / "vae_mnist_quick.safetensors")
@@ -297,11 +288,11 @@ def test_the_recipe(tmp_path, monkeypatch):
 
 
 def test_the_shipped_vae():
-    network = vae.load()
+    network = zoo.load("vae_mnist")
     assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
     assert SHIPPED.stat().st_size <= 3_000_000
-    pictures = vae.sample(network, 2000, torch.Generator().manual_seed(1))
-    kinds = metrics.classifier.load("mnist")(pictures).argmax(1).bincount(minlength=10)
+    images = vae.sample(network, 2000, torch.Generator().manual_seed(1))
+    kinds = zoo.load("classifier_mnist")(images).argmax(1).bincount(minlength=10)
     assert kinds.min() > 60 and kinds.max() < 500
     if not datasets.is_available("mnist"):
         return
@@ -311,4 +302,4 @@ def test_the_shipped_vae():
         terms = vae.elbo(network, held_out, torch.randn(len(held_out), network.z_dim, generator=generator))
     assert float((terms[0] - terms[1]).mean()) > -102
     features = metrics.extractor("mnist")
-    assert metrics.frechet_distance(features(held_out), features(pictures)) < 10
+    assert metrics.frechet_distance(features(held_out), features(images)) < 10

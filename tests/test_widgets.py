@@ -8,12 +8,12 @@ from torch import nn
 
 from course_lib.base import plots
 from course_lib.base import widgets as course_widgets
-from course_lib.base.training import Loop
+from course_lib.base.loop import Loop
 
 
 @pytest.fixture
 def displayed(monkeypatch):
-    """Stands in for the notebook's display: what was shown, and the updates of the picture."""
+    """Stands in for the notebook's display: what was shown, and the updates of the image."""
     shown, updates = [], []
 
     class Handle:
@@ -78,7 +78,7 @@ def test_an_error_leaves_the_button_alive(displayed, caplog):
 def loop() -> Loop:
     """Seven steps that train nothing."""
     parts = {"network": nn.Linear(1, 1)}
-    return Loop(lambda x: {"loss": x.mean()}, torch.rand(5, 1), steps=7, batch_size=2, parts=parts)
+    return Loop(lambda x: {"loss": x.mean()}, torch.rand(5, 1), steps=7, batch_size=2, stateful=parts)
 
 
 def test_a_live_plot_draws_in_place_and_leaves_the_last_figure(displayed, loop):

@@ -1,37 +1,34 @@
-"""The judge of the course's pictures: a small classifier, and the features by which `metrics.py` compares sets.
+"""The judge of the course's images: a small classifier, and the features by which `metrics.py` compares sets.
 
 Trained by `recipes/classifier.py`, once for each labelled data set; the weights ship with the course. What makes a
-classifier a fair judge of generated pictures, beyond its accuracy:
+classifier a fair judge of generated images, beyond its accuracy:
 
-- A picture's features depend on that picture alone, and on all of it: no batch normalisation, whose statistics come
-  from real pictures, and no group normalisation, which would be blind to contrast.
+- An image's features depend on that image alone, and on all of it: no batch normalisation, whose statistics come
+  from real images, and no group normalisation, which would be blind to contrast.
 - SiLU instead of ReLU: features vary smoothly, and are not exactly zero for whole classes, which the Gaussians of
   the Fréchet distance would describe badly.
 - The last maps are flattened, not averaged: where a stroke lies matters.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from course_lib.base import checkpoints
+from course_lib.base import zoo
 
 WIDTHS = (32, 64, 96)  # channels of the three convolutions
-FEATURES = 64  # D: few, because the bias of the Fréchet distance of n pictures grows as D/n
+FEATURES = 64  # D: few, because the bias of the Fréchet distance of n images grows as D/n
 SIDE = 4  # of the last maps, px
-# The data sets whose classifiers ship, as the arguments of `Classifier`.
-SHIPPED = {
-    "digits": {"channels": 1, "size": 8, "classes": 10},
-    "mnist": {"channels": 1, "size": 28, "classes": 10},
-    "fashion_mnist": {"channels": 1, "size": 28, "classes": 10},
-}
+JUDGED = {"digits": 8, "mnist": 28, "fashion_mnist": 28}  # data sets whose `classifier_<name>` ships; side, px
 
 
 class Classifier(nn.Module):
     """Three 3×3 convolutions, pooled until the maps are 4×4, a hidden layer of D = 64 features, and logits.
 
     Args:
-        channels: of the pictures.
-        size: side of the square pictures, 4 to 32 px; 8, 28 and 32 all end as maps of 4×4.
+        channels: of the images.
+        size: side of the square images, 4 to 32 px; 8, 28 and 32 all end as maps of 4×4.
         classes: how many to tell apart.
 
     Raises:
@@ -55,27 +52,28 @@ class Classifier(nn.Module):
         self.register_buffer("scale", torch.ones(()))  # set by `calibrate`
         self.dropout = nn.Dropout(0.25)  # in training only: no feature may lean on another
         self.logits = nn.Linear(FEATURES, classes)
+        self.to(memory_format=torch.channels_last)  # in this memory format convolutions run fastest
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """What the hidden layer sees in pictures (B, channels, size, size) in [0, 1].
+    def features(self, images: Tensor) -> Tensor:
+        """What the hidden layer sees in images (B, channels, size, size) in [0, 1].
 
         Returns:
-            (B, 64), in units in which the training pictures' features have the variance 1 on average.
+            (B, 64), in units in which the training images' features have the variance 1 on average.
 
         Raises:
-            ValueError: pictures of another shape.
-            TypeError: pictures that are no floats.
+            ValueError: images of another shape.
+            TypeError: images that are no floats.
         """
         C, H, W = self.channels, self.size, self.size
-        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (C, H, W):
-            raise ValueError(f"this classifier sees pictures (B, {C}, {H}, {W}); got {tuple(pictures.shape)}")
-        if not pictures.is_floating_point():
-            raise TypeError(f"expected pictures as floats in [0, 1]; got {pictures.dtype}")
-        return self.hidden(self.convolutions(2 * pictures - 1)) / self.scale
+        if images.ndim != 4 or tuple(images.shape[1:]) != (C, H, W):
+            raise ValueError(f"this classifier sees images (B, {C}, {H}, {W}); got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise TypeError(f"expected images as floats in [0, 1]; got {images.dtype}")
+        return self.hidden(self.convolutions(2 * images - 1)) / self.scale
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (B, classes) of pictures (B, channels, size, size) in [0, 1]; errors as in `features`."""
-        return self.logits(self.dropout(self.features(pictures)))
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, channels, size, size) in [0, 1]; errors as in `features`."""
+        return self.logits(self.dropout(self.features(images)))
 
 
 @torch.no_grad()
@@ -86,7 +84,7 @@ def calibrate(network: Classifier, features: Tensor) -> Classifier:
 
     Args:
         network: is changed, and returned.
-        features: (N, 64), `network.features` of the training pictures.
+        features: (N, 64), `network.features` of the training images.
     """
     s = features.var(dim=0).mean().sqrt()
     network.scale.mul_(s)
@@ -94,18 +92,5 @@ def calibrate(network: Classifier, features: Tensor) -> Classifier:
     return network
 
 
-def load(name: str, device: torch.device | str = "cpu") -> Classifier:
-    """A shipped classifier, in eval mode and frozen.
-
-    Args:
-        name: of its data set: "digits", "mnist" or "fashion_mnist".
-
-    Raises:
-        ValueError: another name.
-        checkpoints.CheckpointError: its file is damaged.
-    """
-    if name not in SHIPPED:
-        raise ValueError(f"classifiers ship for {', '.join(SHIPPED)}; got {name!r}")
-    network = checkpoints.ready(Classifier(**SHIPPED[name]), f"classifier_{name}", device)
-    # Channels last in memory is the layout in which the kernels for convolutions run fastest.
-    return network.to(memory_format=torch.channels_last)
+for _data, _size in JUDGED.items():
+    zoo.register(f"classifier_{_data}", partial(Classifier, channels=1, size=_size, classes=10))

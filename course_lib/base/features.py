@@ -1,4 +1,4 @@
-"""Perceptual features: a VGG network behind one interface, `extract(picture, layers) -> {layer: features}`.
+"""Perceptual features: a VGG network behind one interface, `extract(image, layers) -> {layer: features}`.
 
 Two sets of weights fit it. `load("vgg19")` is torchvision's VGG-19 trained on ImageNet (Simonyan & Zisserman
 2015), the network of the style-transfer paper, a download of about 550 MB. `load("embedded")` is a narrow VGG that
@@ -9,12 +9,11 @@ Layers carry the paper's names: `relu3_1` is the first rectified convolution of 
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from course_lib.base import checkpoints, pictures, runtime
+from course_lib.base import datasets, zoo
 
 # Convolutions of each block, by their number of output channels; the blocks are joined by 2×2 pooling.
 VGG19_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512), (512, 512, 512, 512))
@@ -30,7 +29,7 @@ class VGG(nn.Module):
 
     Args:
         widths: output channels of the convolutions, block by block.
-        pooling: "max" as in VGG, or "average", which Gatys et al. 2016 found to give smoother pictures.
+        pooling: "max" as in VGG, or "average", which Gatys et al. 2016 found to give smoother images.
         name: what `repr` and error messages call the network.
     """
 
@@ -46,7 +45,7 @@ class VGG(nn.Module):
             for number, width in enumerate(block_widths, start=1):
                 self.convolutions[f"{block}_{number}"] = nn.Conv2d(channels, width, 3, padding=1)
                 channels = width
-        # ImageNet's statistics, in which the published weights expect their pictures.
+        # ImageNet's statistics, in which the published weights expect their images.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
@@ -55,11 +54,11 @@ class VGG(nn.Module):
         """The names that `extract` accepts, from the shallowest to the deepest."""
         return tuple(f"relu{key}" for key in self.convolutions)
 
-    def extract(self, picture: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """The features of a picture at some layers; nothing beyond the deepest of them is computed.
+    def extract(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """The features of an image at some layers; nothing beyond the deepest of them is computed.
 
         Args:
-            picture: (B, 3, H, W), RGB in [0, 1].
+            image: (B, 3, H, W), RGB in [0, 1].
             layers: names such as `relu3_1`; see `self.layers`.
 
         Returns:
@@ -67,13 +66,13 @@ class VGG(nn.Module):
             asked for.
 
         Raises:
-            ValueError: an unknown layer, a tensor that is not (B, 3, H, W), or a picture too small for the pooling.
+            ValueError: an unknown layer, a tensor that is not (B, 3, H, W), or an image too small for the pooling.
         """
         wanted = list(layers)
-        self._check(picture, wanted)
+        self._check(image, wanted)
         found: dict[str, Tensor] = {}
         # Channels last in memory is the layout in which CPU and GPU kernels for convolutions run fastest.
-        x = ((picture - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         block = "1"
         for key, convolution in self.convolutions.items():
             if len(found) == len(set(wanted)):
@@ -85,15 +84,15 @@ class VGG(nn.Module):
                 found[f"relu{key}"] = x
         return {layer: found[layer] for layer in wanted}
 
-    def _check(self, picture: Tensor, wanted: list[str]) -> None:
+    def _check(self, image: Tensor, wanted: list[str]) -> None:
         unknown = [layer for layer in wanted if layer not in self.layers]
         if unknown or not wanted:
             raise ValueError(f"{self.name} has the layers {', '.join(self.layers)}; asked for {unknown or 'none'}")
-        if picture.ndim != 4 or picture.shape[1] != 3:
-            raise ValueError(f"picture must be (B, 3, H, W), got {tuple(picture.shape)}")
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"image must be (B, 3, H, W), got {tuple(image.shape)}")
         smallest = 2 ** (max(int(layer[4]) for layer in wanted) - 1)
-        if min(picture.shape[-2:]) < smallest:
-            raise ValueError(f"{max(wanted)} needs a picture of {smallest} px or more, got {tuple(picture.shape)}")
+        if min(image.shape[-2:]) < smallest:
+            raise ValueError(f"{max(wanted)} needs an image of {smallest} px or more, got {tuple(image.shape)}")
 
     def extra_repr(self) -> str:
         """What `print(network)` says about it."""
@@ -102,7 +101,7 @@ class VGG(nn.Module):
 
 @torch.no_grad()
 def normalise(network: VGG, calibration: Sequence[Tensor]) -> VGG:
-    """Rescale every filter, in place, to a mean activation of one over the given pictures.
+    """Rescale every filter, in place, to a mean activation of one over the given images.
 
     Gatys et al. 2016, section 2: a ReLU network without normalisation layers keeps its function when a filter is
     multiplied by s > 0 and the next layer's weights for it are divided by s. The losses of different layers, and
@@ -111,11 +110,11 @@ def normalise(network: VGG, calibration: Sequence[Tensor]) -> VGG:
 
     Args:
         network: is changed in place, and returned.
-        calibration: pictures (1, 3, H, W) in [0, 1].
+        calibration: images (1, 3, H, W) in [0, 1].
     """
     sums: dict[str, Tensor] = {}
-    for picture in calibration:
-        for layer, features in network.extract(picture, network.layers).items():
+    for image in calibration:
+        for layer, features in network.extract(image, network.layers).items():
             sums[layer] = sums.get(layer, 0) + features.mean(dim=(0, 2, 3)) / len(calibration)
     scales = [1 / mean.clamp_min(RAREST * float(mean.mean())) for mean in sums.values()]
     convolutions = list(network.convolutions.values())
@@ -125,20 +124,6 @@ def normalise(network: VGG, calibration: Sequence[Tensor]) -> VGG:
     for (_, scale), (convolution, _) in pairwise(zip(convolutions, scales, strict=True)):
         convolution.weight.div_(scale.view(1, -1, 1, 1))
     return network
-
-
-def _vgg19_weights() -> dict[str, Tensor]:
-    """torchvision's weights from torch.hub's cache, downloaded where they are missing; the hash is in the name."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG19_URL).name
-    cached = path.exists()
-    if runtime.is_offline() and not cached:
-        raise pictures.OfflineError(f"VGG-19 is not in {path.parent}, and COURSE_OFFLINE forbids a download")
-    try:
-        return torch.hub.load_state_dict_from_url(VGG19_URL, map_location="cpu", check_hash=True, weights_only=True)
-    except Exception as error:  # URLError, a connection cut short, another hash; a damaged file, in many types
-        if cached:
-            raise checkpoints.CheckpointError(f"{path} is damaged ({error}); delete it and try again") from error
-        raise pictures.DownloadError(f"VGG-19 could not be downloaded from {VGG19_URL}: {error}") from error
 
 
 def from_torchvision(weights: dict[str, Tensor], pooling: str = "average", name: str = "VGG-19") -> VGG:
@@ -154,52 +139,33 @@ def from_torchvision(weights: dict[str, Tensor], pooling: str = "average", name:
     return network
 
 
-def load_vgg19(pooling: str = "average") -> VGG:
-    """VGG-19 with torchvision's ImageNet weights, normalised; downloaded once by torch.hub, which checks the hash.
-
-    Raises:
-        pictures.DownloadError: not cached, and not to be downloaded (`OfflineError` where that is forbidden).
-        checkpoints.CheckpointError: the cached file is damaged.
-    """
-    network = from_torchvision(_vgg19_weights(), pooling, name="VGG-19 (ImageNet)")
-    return normalise(network, [pictures.load(name, size=224) for name in CALIBRATION])
+def _vgg19(pooling: str = "average") -> VGG:
+    """VGG-19 with torchvision's ImageNet weights, normalised."""
+    weights = torch.hub.load_state_dict_from_url(VGG19_URL, map_location="cpu", check_hash=True, weights_only=True)
+    network = from_torchvision(weights, pooling, name="VGG-19 (ImageNet)")
+    return normalise(network, [datasets.load_image(name, size=224) for name in CALIBRATION])
 
 
-def load_embedded(pooling: str = "average") -> VGG:
-    """The small network that ships with the course, `data/checkpoints/features.safetensors`.
-
-    It learned its normalised teachers' features on their scale, and so is not normalised again.
-    """
-    network = VGG(EMBEDDED_WIDTHS, pooling, name="embedded VGG")
-    checkpoints.restore(network, "features")
-    return network
+def _embedded(pooling: str = "average") -> VGG:
+    """The small network. It learned its normalised teachers' features on their scale, and is not normalised again."""
+    return VGG(EMBEDDED_WIDTHS, pooling, name="embedded VGG")
 
 
-def load(which: str = "auto", pooling: str = "average", device: torch.device | str | None = None) -> VGG:
-    """A feature network, frozen and on the device.
+zoo.register("features", _embedded)
+zoo.register("vgg19", _vgg19, licence="BSD-3-Clause", url=VGG19_URL)
+
+
+def load_best(pooling: str = "average", device: torch.device | str | None = None) -> VGG:
+    """VGG-19 where it is cached or can be downloaded, else the embedded network; the choice is printed.
 
     Args:
-        which: "vgg19", "embedded", or "auto": VGG-19 where it is cached or can be downloaded, else the embedded
-            one; the choice is printed.
         pooling: "average" or "max".
-        device: where to put it; `runtime.device()` by default.
-
-    Raises:
-        ValueError: an unknown name.
-        pictures.DownloadError: "vgg19" is neither cached nor to be downloaded.
+        device: by default `runtime.device()`.
     """
-    if which not in ("auto", "vgg19", "embedded"):
-        raise ValueError(f"which must be 'auto', 'vgg19' or 'embedded', got {which!r}")
-    if which == "embedded":
-        network = load_embedded(pooling)
-    else:
-        try:
-            network = load_vgg19(pooling)
-        except pictures.DownloadError as error:
-            if which == "vgg19":
-                raise
-            print(f"{error}; taking the embedded network instead.")
-            network = load_embedded(pooling)
-    if which == "auto":
-        print(f"Features: {network.name}")
-    return network.eval().requires_grad_(False).to(device or runtime.device())
+    try:
+        network = zoo.load("vgg19", device, pooling=pooling)
+    except datasets.DownloadError as error:
+        print(f"{error}; taking the embedded network instead.")
+        network = zoo.load("features", device, pooling=pooling)
+    print(f"Features: {network.name}")
+    return network

@@ -1,4 +1,4 @@
-"""Pictures as tensors: `(B, C, H, W)`, float32, RGB, in [0, 1]. Load, save, resize, crop, lay out in a grid.
+"""Images as tensors: `(B, C, H, W)`, float32, RGB, in [0, 1]. Load, save, resize, crop, lay out in a grid.
 
 Files are decoded by Pillow and resampled by torch's antialiased bicubic filter.
 """
@@ -33,35 +33,35 @@ _OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
 def load(source: Source, size: int | None = None) -> Tensor:
-    """Read one picture as RGB.
+    """Read one image as RGB.
 
-    Grey, palette, CMYK and 1-bit pictures become RGB, transparent ones are laid over white, EXIF rotation is
-    obeyed, of an animation the first frame is taken. A picture whose longer side exceeds `MAX_SIDE` (4096 px)
+    Grey, palette, CMYK and 1-bit images become RGB, transparent ones are laid over white, EXIF rotation is
+    obeyed, of an animation the first frame is taken. An image whose longer side exceeds `MAX_SIDE` (4096 px)
     is scaled down to that, antialiased.
 
     Args:
         source: a path, the bytes of an image file, a `PIL.Image.Image`, or an array (H, W), (H, W, 1),
             (H, W, 3) or (H, W, 4) of uint8, uint16, bool, or floats in [0, 1].
-        size: the shorter side of the result in pixels; `None` keeps the picture's own.
+        size: the shorter side of the result in pixels; `None` keeps the image's own.
 
     Returns:
         (1, 3, H, W) float32 in [0, 1], on the CPU; both sides at least `MIN_SIDE` (16 px).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a picture, a damaged one, one too small or too large, or array values out of range.
+        ValueError: not an image, a damaged one, one too small or too large, or array values out of range.
         TypeError: a source or an array of another type.
     """
     name, array = _read(source)
-    picture = _from_array(array, name)
-    shape = H, W = _limited(*picture.shape[2:])
+    image = _from_array(array, name)
+    shape = H, W = _limited(*image.shape[2:])
     if min(shape) < MIN_SIDE:
         raise ValueError(f"{name} is too small: {W}×{H} px, expected at least {MIN_SIDE} px a side")
     if size is not None:
         shape = H, W = _shape(size, H, W)
         if min(shape) < MIN_SIDE or max(shape) > MAX_SIDE:
             raise ValueError(f"size={size} makes {name} {W}×{H} px; expected {MIN_SIDE} to {MAX_SIDE} px a side")
-    return picture if picture.shape[2:] == shape else resize(picture, shape)
+    return image if image.shape[2:] == shape else resize(image, shape)
 
 
 def _limited(H: int, W: int) -> tuple[int, int]:
@@ -82,7 +82,7 @@ def _read(source: Source) -> tuple[str, np.ndarray]:
         raise TypeError(f"expected a path, bytes, a NumPy array or a PIL image; got {type(source).__name__}")
     name = os.fspath(source)
     if re.match(r"[a-z]{2,}://", name, re.IGNORECASE):
-        raise ValueError(f"{name} is an address, not a path: fetch it first with pictures.download")
+        raise ValueError(f"{name} is an address, not a path: fetch it first with datasets.download")
     if os.path.isdir(name):
         raise ValueError(f"{name} is a folder, expected an image file")
     with open(name, "rb") as stream:
@@ -94,7 +94,7 @@ def _decode(source: BinaryIO | Image.Image, name: str) -> np.ndarray:
     try:
         return _pixels(source if isinstance(source, Image.Image) else Image.open(source))
     except Exception as error:  # damaged files surface as OSError, SyntaxError, EOFError, zlib's and others
-        raise ValueError(f"cannot read {name} as a picture: {error}") from error
+        raise ValueError(f"cannot read {name} as an image: {error}") from error
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -143,7 +143,7 @@ def _from_array(array: np.ndarray, name: str) -> Tensor:
 
 
 def _shape(size: Size, H: int, W: int) -> tuple[int, int]:
-    """The shape (H, W) that `size` asks of pictures of shape (H, W)."""
+    """The shape (H, W) that `size` asks of images of shape (H, W)."""
     try:
         if isinstance(size, tuple | list):
             height, width = map(operator.index, size)
@@ -157,20 +157,20 @@ def _shape(size: Size, H: int, W: int) -> tuple[int, int]:
     return height, width
 
 
-def _check_batch(pictures: Tensor) -> None:
-    """Refuse what is not a non-empty batch of floating-point pictures."""
-    if not isinstance(pictures, Tensor) or not pictures.is_floating_point():
-        given = pictures.dtype if isinstance(pictures, Tensor) else type(pictures).__name__
+def _check_batch(images: Tensor) -> None:
+    """Refuse what is not a non-empty batch of floating-point images."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        given = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"expected a floating-point tensor (B, C, H, W) in [0, 1], got {given}")
-    if pictures.ndim != 4 or 0 in pictures.shape:
-        raise ValueError(f"expected a non-empty tensor (B, C, H, W), got shape {tuple(pictures.shape)}")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"expected a non-empty tensor (B, C, H, W), got shape {tuple(images.shape)}")
 
 
-def resize(pictures: Tensor, size: Size) -> Tensor:
+def resize(images: Tensor, size: Size) -> Tensor:
     """Resample (B, C, H, W) in [0, 1] with an antialiased bicubic filter; differentiable.
 
     Args:
-        pictures: any floating dtype, any device.
+        images: any floating dtype, any device.
         size: an int makes the shorter side that long and keeps the aspect; (H, W) is taken exactly.
 
     Returns:
@@ -179,40 +179,40 @@ def resize(pictures: Tensor, size: Size) -> Tensor:
     Raises:
         ValueError, TypeError: another shape or dtype, or a size below 1 px.
     """
-    _check_batch(pictures)
-    _, _, H, W = pictures.shape
+    _check_batch(images)
+    _, _, H, W = images.shape
     shape = height, width = _shape(size, H, W)
     if width == 1 < height:  # torch 2.15 on the CPU fills such columns with their first value
-        return resize(pictures.mT, (1, height)).mT
-    exact = pictures.to(torch.promote_types(pictures.dtype, torch.float32))  # CPUs lack the filter for halves
+        return resize(images.mT, (1, height)).mT
+    exact = images.to(torch.promote_types(images.dtype, torch.float32))  # CPUs lack the filter for halves
     resampled = F.interpolate(exact, shape, mode="bicubic", antialias=True, align_corners=False)
-    return resampled.clamp(0, 1).to(pictures.dtype)
+    return resampled.clamp(0, 1).to(images.dtype)
 
 
-def centre_crop(pictures: Tensor, size: Size) -> Tensor:
+def centre_crop(images: Tensor, size: Size) -> Tensor:
     """Cut the largest centred region of the wanted aspect out of (B, C, H, W), then `resize` it.
 
     Args:
-        pictures: any floating dtype, any device, in [0, 1].
+        images: any floating dtype, any device, in [0, 1].
         size: an int for a square, or (H, W).
 
     Raises:
         ValueError, TypeError: as for `resize`.
     """
-    _check_batch(pictures)
-    _, _, H, W = pictures.shape
+    _check_batch(images)
+    _, _, H, W = images.shape
     height, width = _shape(size, 1, 1)
     scale = min(H / height, W / width)
     region = [max(1, round(height * scale)), max(1, round(width * scale))]
-    return resize(center_crop(pictures, region), (height, width))
+    return resize(center_crop(images, region), (height, width))
 
 
-def grid(pictures: Tensor, columns: int, padding: int = 2, value: float = 1.0) -> Tensor:
-    """Lay a batch out row by row as one picture, framed and separated by `padding` pixels of `value`.
+def grid(images: Tensor, columns: int, padding: int = 2, value: float = 1.0) -> Tensor:
+    """Lay a batch out row by row as one image, framed and separated by `padding` pixels of `value`.
 
     Args:
-        pictures: (B, C, H, W); one channel becomes three.
-        columns: pictures in a row; with fewer than that, one row of B. The last row is filled with `value`.
+        images: (B, C, H, W); one channel becomes three.
+        columns: images in a row; with fewer than that, one row of B. The last row is filled with `value`.
 
     Returns:
         (1, C, H', W') with `H' = rows · (H + padding) + padding`, `W'` likewise; no gradient.
@@ -220,42 +220,40 @@ def grid(pictures: Tensor, columns: int, padding: int = 2, value: float = 1.0) -
     Raises:
         ValueError, TypeError: another shape or dtype, no columns, or a negative padding.
     """
-    _check_batch(pictures)
+    _check_batch(images)
     if columns < 1 or padding < 0:
         raise ValueError(f"expected columns ≥ 1 and padding ≥ 0, got {columns} and {padding}")
-    if len(pictures) > 1:
-        return make_grid(pictures, columns, padding, pad_value=value)[None]
-    # make_grid returns a lone picture unframed.
-    lone = pictures.detach().expand(-1, max(3, pictures.shape[1]), -1, -1)
+    if len(images) > 1:
+        return make_grid(images, columns, padding, pad_value=value)[None]
+    # make_grid returns a lone image unframed.
+    lone = images.detach().expand(-1, max(3, images.shape[1]), -1, -1)
     return F.pad(lone, [padding] * 4, value=value)
 
 
-def to_array(picture: Tensor) -> np.ndarray:
-    """One picture as an array (H, W, 3), float32, clamped to [0, 1], for matplotlib.
+def to_array(image: Tensor) -> np.ndarray:
+    """One image as an array (H, W, 3), float32, clamped to [0, 1], for matplotlib.
 
     Args:
-        picture: (1, C, H, W) or (C, H, W), C of 1 or 3, on any device.
+        image: (1, C, H, W) or (C, H, W), C of 1 or 3, on any device.
 
     Raises:
         ValueError, TypeError: another shape or dtype, or pixels that are not finite.
     """
-    batch = picture[None] if isinstance(picture, Tensor) and picture.ndim == 3 else picture
+    batch = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
     _check_batch(batch)
     B, C, H, W = batch.shape
     if B != 1 or C not in (1, 3):
-        raise ValueError(
-            f"expected one picture, (1, C, H, W) or (C, H, W) with C of 1 or 3; got {tuple(picture.shape)}"
-        )
+        raise ValueError(f"expected one image, (1, C, H, W) or (C, H, W) with C of 1 or 3; got {tuple(image.shape)}")
     if not batch.isfinite().all():
-        raise ValueError("expected a picture in [0, 1]; some pixels are not finite")
+        raise ValueError("expected an image in [0, 1]; some pixels are not finite")
     return batch[0].detach().float().cpu().clamp(0, 1).expand(3, H, W).permute(1, 2, 0).contiguous().numpy()
 
 
-def save(picture: Tensor, path: str | os.PathLike) -> None:
-    """Write one picture with 8 bits a channel; an older file is replaced only by a whole one.
+def save(image: Tensor, path: str | os.PathLike) -> None:
+    """Write one image with 8 bits a channel; an older file is replaced only by a whole one.
 
     Args:
-        picture: (1, C, H, W) or (C, H, W), C of 1 or 3; clamped to [0, 1].
+        image: (1, C, H, W) or (C, H, W), C of 1 or 3; clamped to [0, 1].
         path: ends in .png, .webp (lossless), .jpg or .jpeg (quality 95); its folder is created where missing.
 
     Raises:
@@ -264,7 +262,7 @@ def save(picture: Tensor, path: str | os.PathLike) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
         raise ValueError(f"expected a name ending in {', '.join(_FORMATS)}; got {os.fspath(path)!r}")
-    pixels = np.rint(to_array(picture) * 255).astype(np.uint8)
+    pixels = np.rint(to_array(image) * 255).astype(np.uint8)
     encoded = io.BytesIO()
     format = _FORMATS[suffix]
     Image.fromarray(pixels).save(encoded, format, **_OPTIONS.get(format, {}))
@@ -275,17 +273,17 @@ def gif(frames: Sequence[Tensor], seconds: float = 0.08, hold: float = 1.5) -> b
     """An animation that any browser shows, for `IPython.display.Image(data=…)`; it begins anew when it has ended.
 
     Args:
-        frames: pictures of one size as for `to_array`, 256 greys or colours each.
+        frames: images of one size as for `to_array`, 256 greys or colours each.
         seconds: a frame is shown. hold: seconds that the last one is shown.
 
     Raises:
         ValueError: fewer than two frames, frames of different sizes; ValueError, TypeError as for `to_array`.
     """
-    pictures = [np.rint(to_array(frame) * 255).astype(np.uint8) for frame in frames]
-    if len(pictures) < 2 or len({picture.shape for picture in pictures}) > 1:
-        raise ValueError(f"expected two frames or more of one size; got {[picture.shape for picture in pictures[:4]]}")
-    grey = all(np.ptp(picture, axis=2).max() == 0 for picture in pictures)
-    first, *others = [Image.fromarray(picture[..., 0] if grey else picture) for picture in pictures]
+    images = [np.rint(to_array(frame) * 255).astype(np.uint8) for frame in frames]
+    if len(images) < 2 or len({image.shape for image in images}) > 1:
+        raise ValueError(f"expected two frames or more of one size; got {[image.shape for image in images[:4]]}")
+    grey = all(np.ptp(image, axis=2).max() == 0 for image in images)
+    first, *others = [Image.fromarray(image[..., 0] if grey else image) for image in images]
     durations = [round(1000 * seconds)] * len(others) + [round(1000 * hold)]
     encoded = io.BytesIO()
     first.save(encoded, "GIF", save_all=True, append_images=others, duration=durations, loop=0)

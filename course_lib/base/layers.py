@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def time_features(t: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
     """cos(ωᵢ t) and sin(ωᵢ t), dim/2 frequencies from 1 to nearly 1/max_period (Vaswani et al. 2017, section 3.5).
 
     The high frequencies tell neighbouring times apart, the low ones early from late: a clock with many hands.
@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + attention among all pixels of a picture (Vaswani et al. 2017, equation 1, with one head), after GroupNorm.
+    """x + attention among all pixels of an image (Vaswani et al. 2017, equation 1, with one head), after GroupNorm.
 
     Its cost grows with the square of the number of pixels, so it belongs to the low resolutions.
     """

@@ -1,26 +1,250 @@
-"""How good are generated pictures? Four questions, each asked of features, and each answer with its uncertainty.
+"""A number and how far to trust it: sample size and 95 % interval, by bootstrap or, for a proportion, in closed form.
+
+Used through `base/metrics.py`, which measures the numbers.
+
+
+What nearest neighbours tell about generated images: precision, recall, and whether they were seen before.
+
+Used through `base/metrics.py`, where the other questions to a generator are.
+
+
+How good are generated images? Four questions, each asked of features, and each answer with its uncertainty.
 
 | question | answer |
 |---|---|
 | Are the two clouds of features alike? | `frechet_distance` (as Gaussians), `kernel_distance` (as they are) |
-| Is each generated picture like real ones? | precision of `precision_recall`; with labels, `share` of agreement |
-| Is every kind of real picture generated? | recall of `precision_recall`; `share` of the commonest class |
-| Do they "differ from those that exist"? | `memorisation`, against how near real, unseen pictures come |
+| Is each generated image like real ones? | precision of `generative_precision_recall`; with labels, agreement |
+| Is every kind of real image generated? | `generative_precision_recall`: recall; `proportion` of the commonest class |
+| Do they "differ from those that exist"? | `memorisation`, against how near real, unseen images come |
 
 `evaluate` asks all of them. Features are tensors (N, D), of the networks that `extractor` gives. The sums run in
 float64, for a distance is what remains of large numbers that nearly cancel. Precision, recall and memorisation live in
-`base/neighbours.py`, intervals in `base/scores.py`; all are to be had from here.
+`base/metrics.py`, intervals in `base/scores.py`; all are to be had from here.
 """
 
 import functools
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from course_lib.base import classifier, datasets, features
-from course_lib.base.neighbours import memorisation, precision_recall
-from course_lib.base.scores import Score, bootstrap, exact_sets, interval, share
+from course_lib.base import classifier, datasets, features, zoo
+
+Z = 1.959964  # 95 % of a Gaussian lies within ± Z standard deviations
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its sample size `n` (of generated images, or of what else is said) and 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n:,}"
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def interval(value: float, repeats: Tensor, n: int) -> Score:
+    """The score of `value` with its basic interval: as the repeats lie about the value, the value lies about the truth.
+
+    Args:
+        value: of the sample. repeats: (R,), of resamples. n: size of the sample.
+    """
+    low, high = torch.quantile(repeats.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Score(value, 2 * value - high, 2 * value - low, n)
+
+
+def bootstrap(
+    metric: Callable[..., float], *samples: Tensor, repeats: int = 100, rng: torch.Generator | None = None
+) -> Score:
+    """A metric's value and 95 % interval, by drawing from each sample as many rows again, with replacement.
+
+    The interval is the *basic* one (Davison & Hinkley 1997, section 5.2): resampling adds the same upward bias to a
+    Fréchet distance that sampling has added already, so the usual percentile interval lies twice too high. The basic
+    one reflects it: it is an interval for the metric of *infinitely many* images, and a biased value may lie outside.
+
+    Args:
+        metric: takes the samples, gives a number.
+        samples: tensors (N_i, ...), each resampled by itself; n of the score is the last one's.
+        repeats: 100 are enough for an interval's first digit.
+        rng: draws the rows; on the CPU. By default one with seed 0: the same samples, the same interval.
+
+    Raises:
+        ValueError: no samples, an empty one, or less than 2 repeats.
+    """
+    if not samples or repeats < 2 or min(map(len, samples)) == 0:
+        raise ValueError(f"expected samples and repeats ≥ 2; got {[len(s) for s in samples]} and {repeats}")
+    rng = rng or torch.Generator().manual_seed(0)
+    values = []
+    for _ in range(repeats):
+        rows = [torch.randint(len(s), (len(s),), generator=rng).to(s.device) for s in samples]
+        values.append(float(metric(*(s[r] for s, r in zip(samples, rows, strict=True)))))
+    return interval(float(metric(*samples)), torch.tensor(values, dtype=torch.float64), len(samples[-1]))
+
+
+def proportion(hits: Tensor) -> Score:
+    """The proportion of True in booleans (N,), with Wilson's interval (1927).
+
+    A proportion needs no bootstrap, whose interval has no width where all, or none, of the N hit.
+
+    Args:
+        hits: such as `predicted == asked`, the class agreement of a conditional generator, or
+            `predicted == predicted.mode().values`, the proportion of the commonest class.
+
+    Raises:
+        ValueError: not booleans (N,), or none.
+    """
+    if hits.dtype != torch.bool or hits.ndim != 1 or len(hits) == 0:
+        raise ValueError(f"expected booleans (N,); got {hits.dtype} {tuple(hits.shape)}")
+    n, p = len(hits), float(hits.double().mean())
+    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    # At p = 0 and 1 the bounds are 0 and 1 up to rounding, which must not exclude the value itself.
+    return Score(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)), n)
+
+
+def check_sets(least: int, **sets: Tensor) -> list[Tensor]:
+    """The sets of features (N, D), detached, after a look at them.
+
+    Raises:
+        ValueError: not all (N, D) with one D, fewer than `least` rows, NaN or infinity.
+        TypeError: other numbers than floats.
+    """
+    shapes = {name: tuple(x.shape) for name, x in sets.items()}
+    if any(x.ndim != 2 for x in sets.values()) or len({x.shape[1:] for x in sets.values()}) > 1:
+        raise ValueError(f"expected features (N, D) of one D; got {shapes}")
+    if not all(x.is_floating_point() for x in sets.values()):
+        raise TypeError(f"expected floats; got {', '.join(f'{name}: {x.dtype}' for name, x in sets.items())}")
+    if any(len(x) < least for x in sets.values()):
+        raise ValueError(f"expected {least} images or more in each set; got {shapes}")
+    for name, x in sets.items():
+        if not x.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity in {int((~x.isfinite()).any(1).sum())} of {len(x)} rows")
+    return [x.detach() for x in sets.values()]
+
+
+def exact_sets(least: int, **sets: Tensor) -> list[Tensor]:
+    """The same in float64; on the CPU where they lie on Apple's GPUs, which lack it."""
+    return [x.to("cpu" if x.device.type == "mps" else x.device, torch.float64) for x in check_sets(least, **sets)]
+
+
+CHUNK = 1000  # rows of a matrix of distances at a time: 10,000 × 10,000 of them would be 800 MB
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """|xᵢ − yⱼ|², (N, M), through one matrix product."""
+    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min_(0)
+
+
+def generative_precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[Score, Score]:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, equations 1 and 2).
+
+    A set's region is made of balls around its images' features, each reaching to its k-th nearest neighbour in the
+    set. Precision is the proportion of generated images in the region of the real ones, recall the proportion of real
+    images in the region of the generated ones. More images make smaller balls: compare equal numbers, N = M.
+    Two samples of one distribution do not reach 1.
+
+    Args:
+        real, fake: features (N, D) and (M, D).
+        k: neighbours; 3 in the paper.
+
+    Returns:
+        Precision (its n is M) and recall (its n is N). The intervals are `proportion`'s, and take the region as given.
+
+    Raises:
+        ValueError: other shapes, k below 1, not more than k images in a set, NaN or infinity.
+    """
+    if k < 1:
+        raise ValueError(f"expected k ≥ 1 neighbours; got {k}")
+    real, fake = exact_sets(k + 1, real=real, fake=fake)
+    real, fake = real - real.mean(0), fake - real.mean(0)  # small numbers cancel less
+
+    def radii(x: Tensor) -> Tensor:
+        # The nearest of all is the image itself.
+        return torch.cat([_squared_distances(part, x).kthvalue(k + 1, dim=1).values for part in x.split(CHUNK)])
+
+    def inside(x: Tensor, centres: Tensor) -> Score:
+        reach = radii(centres)
+        return proportion(torch.cat([(_squared_distances(part, centres) <= reach).any(1) for part in x.split(CHUNK)]))
+
+    return inside(fake, real), inside(real, fake)
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """What `memorisation` found.
+
+    Attributes:
+        nearest: (N,) int64, which training image comes nearest to each generated one.
+        distances: (N,), how near.
+        relative: (N,), the same divided by the distance to the second nearest training image: 0 for a copy.
+        ratio: median of `distances` over that of held-out real images: about 1 for fresh images, 0 for copies.
+        copied: proportion of generated images whose `relative` is below that of 95 % of the held-out ones: about
+            0.05 for fresh images, 1 for copies.
+    """
+
+    nearest: Tensor
+    distances: Tensor
+    relative: Tensor
+    ratio: Score
+    copied: Score
+
+
+def memorisation(
+    training: Tensor,
+    held_out: Tensor,
+    fake: Tensor,
+    repeats: int = 100,
+    rng: torch.Generator | None = None,
+) -> Memorisation:
+    """Do generated images "differ from those that exist", as much as real ones that were not trained on?
+
+    `ratio` compares plain distances, which are small for blurred images, too (unseen MNIST digits through a 3×3 mean:
+    0.91), and for simple ones. `copied` therefore asks each image how much nearer one training image is than the
+    next. Of copies with noise (σ = 0.1), it finds 99 %; "nearer than 95 % of the held-out ones" would find 49 %.
+
+    Args:
+        training: (N₀, ...), two images or more. held_out: (M, ...) real images that are not among them.
+            fake: (N, ...). Pixels or features, all of one shape, flattened here.
+        repeats, rng: of the bootstrap of `ratio`. The interval of `copied` is that of `proportion`; both take the
+            training set as given, and the latter the held-out images, too.
+
+    Raises:
+        ValueError: other shapes, an empty set, NaN or infinity.
+    """
+    sets = {"training": training, "held_out": held_out, "fake": fake}
+    if len({x.shape[1:] for x in sets.values()}) > 1 or min(map(len, sets.values())) == 0 or len(training) < 2:
+        shapes = {name: tuple(x.shape) for name, x in sets.items()}
+        raise ValueError(f"expected images of one shape, two or more of them in training; got {shapes}")
+    training, held_out, fake = check_sets(1, **{name: x.flatten(1) for name, x in sets.items()})
+    _, reference, reference_relative = _neighbours(training, held_out)
+    nearest, distances, relative = _neighbours(training, fake)
+    ratio = bootstrap(_median_ratio, reference, distances, repeats=repeats, rng=rng)
+    return Memorisation(
+        nearest, distances, relative, ratio, proportion(relative < torch.quantile(reference_relative, 0.05))
+    )
+
+
+def _median_ratio(reference: Tensor, distances: Tensor) -> float:
+    return float(distances.median() / reference.median().clamp_min(1e-12))
+
+
+def _neighbours(training: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each row of x the nearest of the training set, its distance, and that over the distance to the second."""
+    length = training.square().sum(1)
+    two = torch.cat([(length - 2 * part @ training.T).topk(2, largest=False).indices for part in x.split(CHUNK // 4)])
+    # The matrix product rounds; the differences themselves do not: a copy is at distance 0.
+    distances, order = (x[:, None] - training[two]).norm(dim=2).double().cpu().sort(dim=1)
+    nearest = two.cpu().gather(1, order)[:, 0]
+    return nearest, distances[:, 0], distances[:, 0] / distances[:, 1].clamp_min(1e-12)
+
 
 CHUNK = 1000  # rows of the kernel's matrix at a time: 10,000 × 10,000 of them would be 800 MB
 CATS_LAYERS = ("relu3_1", "relu4_1")
@@ -30,9 +254,9 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians with the two sets' means and covariances (Heusel et al. 2017, FID).
 
     |μ₁ − μ₂|² + tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½) (Dowson & Landau 1982). The root is taken of a symmetric matrix by its
-    eigenvalues, so that singular covariances, of fewer pictures than features, need no care.
+    eigenvalues, so that singular covariances, of fewer images than features, need no care.
 
-    Of N and M pictures it is too large on average, by about what `frechet_floor` gives. So compare only distances of
+    Of N and M images it is too large on average, by about what `frechet_floor` gives. So compare only distances of
     the same numbers. `frechet_score` adds the interval.
 
     Args:
@@ -42,7 +266,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         At least 0; in squared units of the features.
 
     Raises:
-        ValueError: other shapes, fewer than 2 pictures, NaN or infinity.
+        ValueError: other shapes, fewer than 2 images, NaN or infinity.
     """
     real, fake = exact_sets(2, real=real, fake=fake)
     C1, C2 = (torch.cov(x.T).reshape(x.shape[1], -1) for x in (real, fake))
@@ -53,36 +277,36 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     return max(0.0, float(difference + C1.trace() + C2.trace() - 2 * cross))
 
 
-def frechet_score(real: Tensor, fake: Tensor, repeats: int = 100, generator: torch.Generator | None = None) -> Score:
+def frechet_score(real: Tensor, fake: Tensor, repeats: int = 100, rng: torch.Generator | None = None) -> Score:
     """`frechet_distance` with the interval of `bootstrap`, cut off at 0; n is that of `fake`.
 
-    The interval is for the distance of infinitely many pictures; the value, too large by the floor, may lie above it.
+    The interval is for the distance of infinitely many images; the value, too large by the floor, may lie above it.
     For Gaussians (D = 16, n = 300 and 1,000) it held the truth in 98 to 100 % of 100 trials each.
 
     Args and errors: those of `frechet_distance` and `bootstrap`.
     """
-    found = bootstrap(frechet_distance, real, fake, repeats=repeats, generator=generator)
+    found = bootstrap(frechet_distance, real, fake, repeats=repeats, rng=rng)
     return Score(found.value, max(0.0, found.low), max(0.0, found.high), found.n)
 
 
 def frechet_floor(real: Tensor, n: int, m: int) -> float:
-    """The Fréchet distance to expect between n and m pictures that are *both* real: about the best that can be asked.
+    """The Fréchet distance to expect between n and m images that are *both* real: about the best that can be asked.
 
     To first order in 1/n, and for Gaussian features of covariance C with the eigenvalues λ,
     (1/n + 1/m) (5/4 tr C + ½ Σᵢⱼ λᵢλⱼ/(λᵢ + λⱼ)): tr C comes from the means; the rest from the covariances, whose
     errors E give ½ Σᵢⱼ Eᵢⱼ²/(λᵢ + λⱼ), with the expectation of Eᵢⱼ² being λᵢλⱼ(1 + δᵢⱼ)(1/n + 1/m). Features of real
-    pictures have heavier tails: two halves of MNIST's test split are 0.157 apart, this says 0.131.
+    images have heavier tails: two halves of MNIST's test split are 0.157 apart, this says 0.131.
 
     Args:
         real: features (N, D), as many as there are.
-        n, m: how many pictures would be compared; much more than D, for the first order to do.
+        n, m: how many images would be compared; much more than D, for the first order to do.
 
     Raises:
         ValueError: as `frechet_distance`; n or m below 2.
     """
     (real,) = exact_sets(2, real=real)
     if min(n, m) < 2:
-        raise ValueError(f"expected 2 pictures or more in each set; got {n} and {m}")
+        raise ValueError(f"expected 2 images or more in each set; got {n} and {m}")
     eigenvalues = torch.linalg.eigvalsh(torch.cov(real.T).reshape(real.shape[1], -1)).clamp_min(0)
     pairs = eigenvalues[:, None] + eigenvalues
     products = eigenvalues[:, None] * eigenvalues / pairs.where(pairs > 0, 1)
@@ -92,36 +316,36 @@ def frechet_floor(real: Tensor, n: int, m: int) -> float:
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
     """The squared maximum mean discrepancy under the kernel (x·y/D + 1)³ (Bińkowski et al. 2018, KID).
 
-    The unbiased estimate, from all pairs of different pictures: means of the kernel within each set, minus twice that
-    between them. It has the same expectation for every number of pictures, 0 for equal distributions; so it may be
+    The unbiased estimate, from all pairs of different images: means of the kernel within each set, minus twice that
+    between them. It has the same expectation for every number of images, 0 for equal distributions; so it may be
     negative. (The paper averages over subsets of 1000, which only saves time.)
 
     Args:
         real, fake: features (N, D) and (M, D).
 
     Raises:
-        ValueError: other shapes, fewer than 2 pictures, NaN or infinity.
+        ValueError: other shapes, fewer than 2 images, NaN or infinity.
     """
     real, fake = exact_sets(2, real=real, fake=fake)
     return float(_discrepancies(real, fake, real.new_ones(1, len(real)), fake.new_ones(1, len(fake))))
 
 
-def kernel_score(real: Tensor, fake: Tensor, repeats: int = 100, generator: torch.Generator | None = None) -> Score:
+def kernel_score(real: Tensor, fake: Tensor, repeats: int = 100, rng: torch.Generator | None = None) -> Score:
     """`kernel_distance` with its bootstrap interval; n is that of `fake`.
 
-    `bootstrap` would take two copies of a picture for two pictures, though the estimate is unbiased only without such
+    `bootstrap` would take two copies of an image for two images, though the estimate is unbiased only without such
     pairs. Here a resample is a row of weights, all of them are computed in one pass over the kernel, and a
-    picture never meets itself. For Gaussians (D = 16, n = 300) it held the truth in 92 to 99 % of 80 trials each.
+    image never meets itself. For Gaussians (D = 16, n = 300) it held the truth in 92 to 99 % of 80 trials each.
 
     Args and errors: those of `kernel_distance` and `bootstrap`.
     """
     real, fake = exact_sets(2, real=real, fake=fake)
     if repeats < 2:
         raise ValueError(f"expected repeats ≥ 2; got {repeats}")
-    generator = generator or torch.Generator().manual_seed(0)
+    rng = rng or torch.Generator().manual_seed(0)
     weights = []
     for x in (real, fake):
-        drawn = torch.randint(len(x), (repeats, len(x)), generator=generator)
+        drawn = torch.randint(len(x), (repeats, len(x)), generator=rng)
         counts = torch.stack([torch.bincount(rows, minlength=len(x)) for rows in drawn])
         weights.append(torch.cat([torch.ones(1, len(x)), counts]).to(x))  # first the sample itself
     found = _discrepancies(real, fake, *weights).cpu()
@@ -129,14 +353,14 @@ def kernel_score(real: Tensor, fake: Tensor, repeats: int = 100, generator: torc
 
 
 def _discrepancies(real: Tensor, fake: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """MMD² (R,) for R pairs of weights of the pictures, u (R, N) and v (R, M)."""
+    """MMD² (R,) for R pairs of weights of the images, u (R, N) and v (R, M)."""
 
     def mean_kernel(x: Tensor, y: Tensor, a: Tensor, b: Tensor, same: bool) -> Tensor:
         total = 0
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
             kernel = (x[rows] @ y.T / x.shape[1] + 1) ** 3
-            if same:  # a picture is no other picture
+            if same:  # an image is no other image
                 kernel.diagonal(start).zero_()
             total = total + ((a[:, rows] @ kernel) * b).sum(1)
         pairs = a.sum(1) * b.sum(1) - (a * b).sum(1) if same else a.sum(1) * b.sum(1)
@@ -148,32 +372,32 @@ def _discrepancies(real: Tensor, fake: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def _network(name: str, device: torch.device) -> torch.nn.Module:
-    return features.load("embedded", device=device) if name == "cats" else classifier.load(name, device)
+    return zoo.load("features", device=device) if name == "cats" else zoo.load(f"classifier_{name}", device)
 
 
 def extractor(name: str) -> Callable[[Tensor], Tensor]:
-    """The function by which pictures of a data set are compared: pictures (B, C, H, W) in [0, 1] → features (B, D).
+    """The function by which images of a data set are compared: images (B, C, H, W) in [0, 1] → features (B, D).
 
     For labelled sets what their classifier's hidden layer sees, D = 64. For "cats" the means of the channels of the
-    embedded VGG's relu3_1 and relu4_1, D = 320. It works in batches, on the pictures' device, without gradients.
+    embedded VGG's relu3_1 and relu4_1, D = 320. It works in batches, on the images' device, without gradients.
 
     Raises:
-        ValueError: an unknown name. Of the function: pictures of another shape or outside [0, 1], NaN.
+        ValueError: an unknown name. Of the function: images of another shape or outside [0, 1], NaN.
     """
-    if name != "cats" and name not in classifier.SHIPPED:
-        raise ValueError(f"expected a data set of cats, {', '.join(classifier.SHIPPED)}; got {name!r}")
+    if name != "cats" and name not in classifier.JUDGED:
+        raise ValueError(f"expected a data set of cats, {', '.join(classifier.JUDGED)}; got {name!r}")
 
     @torch.no_grad()
-    def extract(pictures: Tensor) -> Tensor:
-        if pictures.ndim != 4 or not pictures.is_floating_point() or len(pictures) == 0:
-            raise ValueError(f"expected pictures (B, C, H, W) as floats; got {tuple(pictures.shape)} {pictures.dtype}")
-        low, high = float(pictures.min()), float(pictures.max())
+    def extract(images: Tensor) -> Tensor:
+        if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
+            raise ValueError(f"expected images (B, C, H, W) as floats; got {tuple(images.shape)} {images.dtype}")
+        low, high = float(images.min()), float(images.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # false for NaN too
-            raise ValueError(f"expected pictures in [0, 1]; got {low:g} … {high:g}; is it (x + 1) / 2 that is missing?")
-        network = _network(name, pictures.device)
+            raise ValueError(f"expected images in [0, 1]; got {low:g} … {high:g}; is it (x + 1) / 2 that is missing?")
+        network = _network(name, images.device)
         if name != "cats":
-            return torch.cat([network.features(part.float()) for part in pictures.split(100)])
-        found = [network.extract(part.float(), CATS_LAYERS) for part in pictures.split(100)]
+            return torch.cat([network.features(part.float()) for part in images.split(100)])
+        found = [network.extract(part.float(), CATS_LAYERS) for part in images.split(100)]
         return torch.cat([torch.cat([maps[k].mean((2, 3)) for k in CATS_LAYERS], 1) for maps in found])
 
     return extract
@@ -181,7 +405,7 @@ def extractor(name: str) -> Callable[[Tensor], Tensor]:
 
 @functools.lru_cache(maxsize=2)
 def _real(name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of the reference set, pictures of the test split, both shuffled, and the training split's pictures."""
+    """Features of the reference set, images of the test split, both shuffled, and the training split's images."""
     training, held_out = datasets.load(name)[:][0], datasets.load(name, "test")[:][0]
     # MNIST's first 5,000 test digits are the neater ones; a part of the set should be a fair one.
     held_out = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))]
@@ -190,55 +414,55 @@ def _real(name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def evaluate(
-    pictures: Tensor,
+    images: Tensor,
     name: str,
     labels: Tensor | None = None,
     repeats: int = 100,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> dict[str, Score]:
-    """All scores of generated pictures, against the real ones of a data set.
+    """All scores of generated images, against the real ones of a data set.
 
     | score | of |
     |---|---|
-    | `Fréchet distance` | all pictures against the whole test split |
-    | `Fréchet floor` | `frechet_floor`: what as many real pictures could expect; no interval |
-    | `kernel distance`, `precision`, `recall` | up to 5,000 pictures against as many of the test split |
+    | `Fréchet distance` | all images against the whole test split |
+    | `Fréchet floor` | `frechet_floor`: what as many real images could expect; no interval |
+    | `kernel distance`, `precision`, `recall` | up to 5,000 images against as many of the test split |
     | `distance to training`, `copied` | `memorisation` in pixels: training split, up to 1,000 of test and generated |
-    | `agreement` | with labels: the share that the classifier puts into the class asked for |
-    | `largest class` | where there are classes: the share of the commonest, as the classifier sees them |
+    | `agreement` | with labels: the proportion that the classifier puts into the class asked for |
+    | `largest class` | where there are classes: the proportion of the commonest, as the classifier sees them |
 
-    Of "cats", whose test split may be too small (103 pictures in `cifar10_cats.npz`, fewer than features), the first
+    Of "cats", whose test split may be too small (103 images in `cifar10_cats.npz`, fewer than features), the first
     three rows take the training split, as is usual for CIFAR-10; there a generator that copies wins.
 
     Args:
-        pictures: (N, C, H, W) in [0, 1]; 1,000 or more, to be worth a number.
+        images: (N, C, H, W) in [0, 1]; 1,000 or more, to be worth a number.
         name: of the data set.
         labels: (N,) int64, the classes asked for.
-        repeats, generator: of the bootstrap.
+        repeats, rng: of the bootstrap.
 
     Raises:
-        ValueError: as `extractor`; fewer than 4 pictures; labels of another shape, or for a set without classes.
+        ValueError: as `extractor`; fewer than 4 images; labels of another shape, or for a set without classes.
     """
-    found = extractor(name)(pictures)
-    if labels is not None and (name == "cats" or labels.shape != (len(pictures),)):
-        raise ValueError(f"expected a label for each of {len(pictures)} {name}; got {tuple(labels.shape)}")
-    reference, held_out, training = (x.to(pictures.device) for x in _real(name))
-    n, near = min(len(reference), len(pictures), 5000), min(len(pictures), 1000)
-    floor = frechet_floor(reference, len(reference), len(pictures))
-    precision, recall = precision_recall(reference[:n], found[:n])
-    memory = memorisation(training, held_out[:near], pictures[:near].to(training), repeats, generator)
+    found = extractor(name)(images)
+    if labels is not None and (name == "cats" or labels.shape != (len(images),)):
+        raise ValueError(f"expected a label for each of {len(images)} {name}; got {tuple(labels.shape)}")
+    reference, held_out, training = (x.to(images.device) for x in _real(name))
+    n, near = min(len(reference), len(images), 5000), min(len(images), 1000)
+    floor = frechet_floor(reference, len(reference), len(images))
+    precision, recall = generative_precision_recall(reference[:n], found[:n])
+    memory = memorisation(training, held_out[:near], images[:near].to(training), repeats, rng)
     scores = {
-        "Fréchet distance": frechet_score(reference, found, repeats, generator),
-        "Fréchet floor": Score(floor, floor, floor, len(pictures)),
-        "kernel distance": kernel_score(reference[:n], found[:n], repeats, generator),
+        "Fréchet distance": frechet_score(reference, found, repeats, rng),
+        "Fréchet floor": Score(floor, floor, floor, len(images)),
+        "kernel distance": kernel_score(reference[:n], found[:n], repeats, rng),
         "precision": precision,
         "recall": recall,
         "distance to training": memory.ratio,
         "copied": memory.copied,
     }
     if name != "cats":
-        predicted = _network(name, pictures.device).logits(found).argmax(1)
+        predicted = _network(name, images.device).logits(found).argmax(1)
         if labels is not None:
-            scores["agreement"] = share(predicted == labels.to(predicted.device))
-        scores["largest class"] = share(predicted == predicted.mode().values)
+            scores["agreement"] = proportion(predicted == labels.to(predicted.device))
+        scores["largest class"] = proportion(predicted == predicted.mode().values)
     return scores

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course_lib.base import images
+from course_lib.base.images import to_array
 
 # Okabe & Ito's palette, which colour-blind readers tell apart too; its yellow is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -47,29 +47,29 @@ def use_style(quality: int = 82) -> None:
 
 
 def show(
-    pictures: Tensor | Sequence[Tensor],
+    images: Tensor | Sequence[Tensor],
     titles: Sequence[str] | None = None,
     *,
     columns: int | None = None,
     height: float = 1.9,
     smooth: bool = True,
 ) -> Figure:
-    """Pictures side by side, each under its title.
+    """Images side by side, each under its title.
 
     Args:
-        pictures: a batch (B, C, H, W), or a list of pictures (1, C, H, W) or (C, H, W), which may differ in size;
+        images: a batch (B, C, H, W), or a list of images (1, C, H, W) or (C, H, W), which may differ in size;
             values in [0, 1], C of 1 or 3.
-        titles: one for each picture.
+        titles: one for each image.
         columns: how many in a row; all by default.
         height: of a row, in inches.
         smooth: False shows pixels as squares.
 
     Raises:
-        ValueError: no pictures, or another number of titles.
+        ValueError: no images, or another number of titles.
     """
-    arrays = [images.to_array(picture) for picture in pictures]
+    arrays = [to_array(image) for image in images]
     if not arrays or (titles is not None and len(titles) != len(arrays)):
-        raise ValueError(f"{len(arrays)} pictures cannot be shown under {len(titles or [])} titles")
+        raise ValueError(f"{len(arrays)} images cannot be shown under {len(titles or [])} titles")
     columns = min(columns or len(arrays), len(arrays))
     rows = math.ceil(len(arrays) / columns)
     aspect = max(array.shape[1] / array.shape[0] for array in arrays)

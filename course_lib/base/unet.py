@@ -1,9 +1,9 @@
 """One U-Net for the course (Ronneberger et al. 2015; as in DDPM, Ho et al. 2020, appendix B).
 
-On the way down the picture becomes small and wide in channels, on the way up large and narrow again; each level up
+On the way down the image becomes small and wide in channels, on the way up large and narrow again; each level up
 also sees what its twin on the way down saw. With `time`, an embedding e of the time t, and of a condition where there
 is one, goes to every residual block: sinusoidal features through a small MLP. Without, it is the network that
-segments pictures in chapter 8.
+segments images in chapter 8.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.base.layers import Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample, time_features
+from course_lib.base.layers import (
+    Downsample,
+    GroupNorm,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+    timestep_embedding,
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Config:
     """What distinguishes one U-Net from another. Numbers that do not fit together raise ValueError.
 
     Attributes:
-        channels, out_channels: of the pictures that go in and of the maps that come out; None: as many as go in.
+        channels, out_channels: of the images that go in and of the maps that come out; None: as many as go in.
         width: channels of the first level; multipliers: of each level's channels, from the finest.
         blocks: residual blocks of a level on the way down; on the way up there is one more.
         attention: the levels, 0 being the finest, with self-attention after each block.
@@ -72,7 +79,7 @@ class Config:
 
     @property
     def divisor(self) -> int:
-        """What the sides of a picture must be multiples of."""
+        """What the sides of an image must be multiples of."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
 
@@ -90,22 +97,22 @@ class Embedding(nn.Module):
             self.condition = nn.Linear(config.vector, size) if config.vector else nn.Embedding(config.classes, size)
             self.nothing = nn.Parameter(torch.zeros(size))
 
-    def forward(self, t: Tensor, condition: Tensor | None, keep: Tensor | None) -> Tensor:
+    def forward(self, t: Tensor, condition: Tensor | None, condition_mask: Tensor | None) -> Tensor:
         """e (B, 4 · width); arguments as for `UNet.forward`, already checked."""
         weight = self.mlp[0].weight
         exact = torch.promote_types(weight.dtype, torch.float32)  # bfloat16 cannot tell 999 from 1000
-        e = self.mlp(time_features(t.to(exact), self.config.width).to(weight.dtype))
+        e = self.mlp(timestep_embedding(t.to(exact), self.config.width).to(weight.dtype))
         if not self.config.conditional:
             return e
         nothing = self.nothing.to(e.dtype)
         if condition is None:
             return e + nothing
         c = self.condition(condition if self.config.classes else condition.to(weight.dtype))
-        return e + (c if keep is None else torch.where(keep[:, None], c, nothing))
+        return e + (c if condition_mask is None else torch.where(condition_mask[:, None], c, nothing))
 
 
 class UNet(nn.Module):
-    """Pictures (B, channels, H, W) → maps (B, out_channels, H, W), for any sides that `config.divisor` divides.
+    """Images (B, channels, H, W) → maps (B, out_channels, H, W), for any sides that `config.divisor` divides.
 
     Args:
         config: sizes and conditions.
@@ -125,20 +132,20 @@ class UNet(nn.Module):
         self.embedding = Embedding(config) if config.time else None
         self.first = nn.Conv2d(config.channels * config.patch**2, widths[0], 3, padding=1)
         # Each stage of the way down leaves its maps for the way up, as does the first convolution.
-        self.down, left = nn.ModuleList(), [widths[0]]
+        self.down, skips = nn.ModuleList(), [widths[0]]
         for level, width in enumerate(widths):
             for _ in range(config.blocks):
-                self.down.append(block(left[-1], level))
-                left.append(width)
+                self.down.append(block(skips[-1], level))
+                skips.append(width)
             if level < len(widths) - 1:
                 self.down.append(nn.ModuleList([Downsample(width)]))
-                left.append(width)
+                skips.append(width)
         bottom = len(widths) - 1
         self.middle = nn.ModuleList([*block(widths[-1], bottom), *block(widths[-1], bottom)[:1]])
         self.up, inputs = nn.ModuleList(), widths[-1]
         for level in reversed(range(len(widths))):
             for i in range(config.blocks + 1):
-                stage = block(inputs + left.pop(), level)
+                stage = block(inputs + skips.pop(), level)
                 if i == config.blocks and level:
                     stage.append(Upsample(widths[level]))
                 self.up.append(stage)
@@ -150,42 +157,42 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # in this order of memory convolutions run fastest
 
     def forward(
-        self, x: Tensor, t: Tensor | None = None, condition: Tensor | None = None, keep: Tensor | None = None
+        self, x: Tensor, t: Tensor | None = None, condition: Tensor | None = None, condition_mask: Tensor | None = None
     ) -> Tensor:
-        """Maps (B, out_channels, H, W) of pictures.
+        """Maps (B, out_channels, H, W) of images.
 
         Args:
             x: (B, channels, H, W), best around [-1, 1].
             t: (B,) real numbers, for a network with time.
             condition: int64 (B,) from 0 to classes − 1, or (B, vector); None: no condition, which the network also
                 knows if it was trained with some left out.
-            keep: bool (B,), which pictures' conditions count; the others get "no condition". None: all.
+            condition_mask: bool (B,), which images' conditions count; the others get "no condition". None: all.
 
         Raises:
             ValueError: other shapes, sides that `config.divisor` does not divide, t missing, t or a condition given to
-                a network without, classes out of range, keep that is not bool.
-            TypeError: pictures that are no floats, or classes that are no integers.
+                a network without, classes out of range, condition_mask that is not bool.
+            TypeError: images that are no floats, or classes that are no integers.
         """
-        self._check(x, t, condition, keep)
-        e = None if self.embedding is None else self.embedding(t, condition, keep)
+        self._check(x, t, condition, condition_mask)
+        e = None if self.embedding is None else self.embedding(t, condition, condition_mask)
         x = F.pixel_unshuffle(x, self.config.patch) if self.config.patch > 1 else x
         h = self.first(x.contiguous(memory_format=torch.channels_last))
-        left = [h]
+        skips = [h]
         for stage in self.down:
             h = _run(stage, h, e)
-            left.append(h)
+            skips.append(h)
         h = _run(self.middle, h, e)
         for stage in self.up:
-            h = _run(stage, torch.cat([h, left.pop()], 1), e)
+            h = _run(stage, torch.cat([h, skips.pop()], 1), e)
         out = self.last(F.silu(self.norm(h)))
         return F.pixel_shuffle(out, self.config.patch) if self.config.patch > 1 else out
 
-    def _check(self, x: Tensor, t: Tensor | None, condition: Tensor | None, keep: Tensor | None) -> None:
+    def _check(self, x: Tensor, t: Tensor | None, condition: Tensor | None, condition_mask: Tensor | None) -> None:
         config = self.config
         if x.ndim != 4 or x.shape[1] != config.channels:
-            raise ValueError(f"expected pictures (B, {config.channels}, H, W), got {tuple(x.shape)}")
+            raise ValueError(f"expected images (B, {config.channels}, H, W), got {tuple(x.shape)}")
         if not x.is_floating_point():
-            raise TypeError(f"expected pictures as floats, got {x.dtype}")
+            raise TypeError(f"expected images as floats, got {x.dtype}")
         B, _, H, W = x.shape
         if H % config.divisor or W % config.divisor or not H or not W:
             levels = f"{len(config.multipliers)} levels, patch {config.patch}"
@@ -200,8 +207,10 @@ class UNet(nn.Module):
         expected = (B,) if config.classes else (B, config.vector)
         if condition.shape != expected:
             raise ValueError(f"expected a condition {expected}, got {tuple(condition.shape)}")
-        if keep is not None and (keep.shape != (B,) or keep.dtype != torch.bool):
-            raise ValueError(f"expected keep ({B},) bool, got {tuple(keep.shape)} {keep.dtype}")
+        if condition_mask is not None and (condition_mask.shape != (B,) or condition_mask.dtype != torch.bool):
+            raise ValueError(
+                f"expected condition_mask ({B},) bool, got {tuple(condition_mask.shape)} {condition_mask.dtype}"
+            )
         if config.classes and (condition.is_floating_point() or condition.dtype == torch.bool):
             raise TypeError(f"expected classes as integers, got {condition.dtype}")
         if config.classes and condition.device.type == "cpu" and B:  # elsewhere the look would wait for the GPU

@@ -7,7 +7,7 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from course_lib.base.training import Loop, every
+from course_lib.base.loop import Loop, every
 
 
 def explore(draw: Callable[..., Figure], *, button: str | None = None, **controls: widgets.Widget) -> None:
@@ -25,7 +25,7 @@ def explore(draw: Callable[..., Figure], *, button: str | None = None, **control
     below = widgets.Output()
     run = widgets.Button(description=button or "", button_style="primary", icon="play")
     display(widgets.VBox([*controls.values(), *([run] if button else [])]))
-    picture = display(draw(**_values(controls)), display_id=True)
+    image = display(draw(**_values(controls)), display_id=True)
     display(below)
 
     def update(_: object) -> None:
@@ -33,7 +33,7 @@ def explore(draw: Callable[..., Figure], *, button: str | None = None, **control
         run.disabled = True
         try:
             with below:
-                picture.update(draw(**_values(controls)))
+                image.update(draw(**_values(controls)))
         finally:
             run.disabled = False
 
@@ -59,15 +59,15 @@ def live(draw: Callable[[Loop], Figure], n: int) -> Callable[[Loop], None]:
             torch's random numbers freely: `training.every` keeps them apart from the training's.
         n: steps between two figures.
     """
-    picture, cell = None, None
+    image, cell = None, None
 
     def show(loop: Loop) -> None:
-        nonlocal picture, cell
+        nonlocal image, cell
         shell = get_ipython()
         here = shell.execution_count if shell else None
-        if picture is None or here != cell:  # the run may go on in another cell, after an interruption
-            picture, cell = display(draw(loop), display_id=True), here
+        if image is None or here != cell:  # the run may go on in another cell, after an interruption
+            image, cell = display(draw(loop), display_id=True), here
         else:
-            picture.update(draw(loop))
+            image.update(draw(loop))
 
     return every(n, show)

@@ -1,4 +1,4 @@
-"""Anchors: boxes laid over the picture beforehand, of which a network says which hold an object, and how to move them.
+"""Anchors: boxes laid over the image beforehand, of which a network says which hold an object, and how to move them.
 
 As in Faster R-CNN (Ren et al. 2015) and RetinaNet (Lin et al. 2017). The detector of this chapter does without them;
 this is what it does without.

@@ -17,7 +17,7 @@ from course_lib.detection import boxes
 # NumPy's to the last bit, as in COCO's evaluation; torch's linspace rounds otherwise, and ties would break otherwise.
 THRESHOLDS = torch.from_numpy(np.linspace(0.5, 0.95, 10))  # of the overlap: 0.50, 0.55, …, 0.95
 RECALLS = torch.from_numpy(np.linspace(0, 1, 101))  # where a precision–recall curve is read
-MAX_DETECTIONS = (1, 10, 100)  # the best so many of each picture and class
+MAX_DETECTIONS = (1, 10, 100)  # the best so many of each image and class
 SIZES = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # areas, in pixels²
 
 Overlap = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -25,7 +25,7 @@ Overlap = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one picture: the true ones, or with scores the detected ones. N may be 0.
+    """The objects of one image: the true ones, or with scores the detected ones. N may be 0.
 
     Attributes:
         shapes: (N, 4) boxes xyxy in pixels, or whatever the overlap function takes, such as (N, H, W) masks.
@@ -112,7 +112,7 @@ def assign(overlaps: Tensor, thresholds: Tensor, ignored: Tensor, crowd: Tensor)
     return result
 
 
-def precision_recall(scores: Tensor, correct: Tensor, positives: int) -> tuple[Tensor, Tensor]:
+def precision_recall_curve(scores: Tensor, correct: Tensor, positives: int) -> tuple[Tensor, Tensor]:
     """Precision and recall of the best k detections, for every k: the curve, point by point.
 
     Precision (точность): what share of the k is correct. Recall (полнота): what share of all true objects is found.
@@ -153,9 +153,9 @@ def interpolated(precision: Tensor, recall: Tensor) -> Tensor:
 def average_precision(scores: Tensor, correct: Tensor, positives: int) -> float:
     """The area under the precision–recall curve as COCO measures it: the mean of `interpolated`.
 
-    Args and errors: as for `precision_recall`.
+    Args and errors: as for `precision_recall_curve`.
     """
-    return float(interpolated(*precision_recall(scores, correct, positives)).mean())
+    return float(interpolated(*precision_recall_curve(scores, correct, positives)).mean())
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Evaluation:
         return _mean(precision if label is None else precision[:, :, _index(self.classes, label, "class")])
 
     def mean_recall(self, detections: int = 100, size: str = "all") -> float:
-        """Largest recall, averaged over classes and thresholds, with at most so many detections a picture and class.
+        """Largest recall, averaged over classes and thresholds, with at most so many detections an image and class.
 
         Raises:
             ValueError: another number of detections than 1, 10, 100, or another size.
@@ -215,19 +215,19 @@ def _mean(values: Tensor) -> float:
 
 
 def evaluate(found: Sequence[Objects], truth: Sequence[Objects], overlap: Overlap = boxes.crowd_iou) -> Evaluation:
-    """Compare detections with the truth, picture by picture, as COCO does.
+    """Compare detections with the truth, image by image, as COCO does.
 
     Permuting detections of different scores changes nothing; equal scores count in the order given, as in COCO.
 
     Args:
-        found: one `Objects` with scores for each picture. truth: the true ones, in the same order.
+        found: one `Objects` with scores for each image. truth: the true ones, in the same order.
         overlap: (shapes of D detections, shapes of G true objects, crowd (G,) bool) → (D, G) in [0, 1].
 
     Raises:
-        ValueError: other numbers of pictures, or detections without scores.
+        ValueError: other numbers of images, or detections without scores.
     """
     if len(found) != len(truth):
-        raise ValueError(f"detections of {len(found)} pictures cannot be compared with the truth of {len(truth)}")
+        raise ValueError(f"detections of {len(found)} images cannot be compared with the truth of {len(truth)}")
     if any(objects.scores is None for objects in found):
         raise ValueError("detections need scores")
     classes = tuple(sorted({label for objects in truth for label in objects.labels.tolist()}))
@@ -235,17 +235,17 @@ def evaluate(found: Sequence[Objects], truth: Sequence[Objects], overlap: Overla
     precision = torch.full((len(THRESHOLDS), len(RECALLS), *shape), -1.0, dtype=torch.float64)
     recall = torch.full((len(THRESHOLDS), *shape), -1.0, dtype=torch.float64)
     for k, label in enumerate(classes):
-        # Pictures that have nothing to do with the class change nothing.
+        # Images that have nothing to do with the class change nothing.
         pairs = [
             (f, t) for f, t in zip(found, truth, strict=True) if (f.labels == label).any() or (t.labels == label).any()
         ]
-        pictures = [_compare(f, t, label, overlap) for f, t in pairs]
-        positives = sum(counted.sum(1) for *_, counted in pictures)
+        images = [_compare(f, t, label, overlap) for f, t in pairs]
+        positives = sum(counted.sum(1) for *_, counted in images)
         for m, limit in enumerate(MAX_DETECTIONS):
-            scores = torch.cat([scores[:limit] for scores, *_ in pictures])
+            scores = torch.cat([scores[:limit] for scores, *_ in images])
             order = scores.argsort(descending=True, stable=True)
             right, wrong = (
-                torch.cat([picture[i][..., :limit] for picture in pictures], -1)[..., order].double().cumsum(-1)
+                torch.cat([image[i][..., :limit] for image in images], -1)[..., order].double().cumsum(-1)
                 for i in (1, 2)
             )  # (A, T, N)
             for a in positives.nonzero().flatten().tolist():
@@ -257,7 +257,7 @@ def evaluate(found: Sequence[Objects], truth: Sequence[Objects], overlap: Overla
 
 
 def _compare(found: Objects, truth: Objects, label: int, overlap: Overlap) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One picture and class: scores (D,), which are right and which wrong (A, T, D), which objects count (A, G)."""
+    """One image and class: scores (D,), which are right and which wrong (A, T, D), which objects count (A, G)."""
     found, truth = found[found.labels == label], truth[truth.labels == label]
     found = found[found.scores.argsort(descending=True, stable=True)[: MAX_DETECTIONS[-1]]]
     low, high = torch.tensor(list(SIZES.values()), dtype=torch.float64, device=truth.areas.device).T[..., None]

@@ -1,7 +1,7 @@
-"""Real pictures with people in them: the Penn-Fudan pedestrians (Wang et al. 2007), 170 photographs, 423 people.
+"""Real images with people in them: the Penn-Fudan pedestrians (Wang et al. 2007), 170 photographs, 423 people.
 
 Read from the folder `pennfudan` in `COURSE_DATA`, else downloaded once from the authors into the course's cache. The
-authors publish no checksum; the archive's own are checked, and the numbers of pictures and people.
+authors publish no checksum; the archive's own are checked, and the numbers of images and people.
 """
 
 import os
@@ -20,9 +20,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_lib.base import images, pictures, runtime, scenes
+from course_lib import scenes
+from course_lib.base import datasets, images, runtime
 from course_lib.detection.coco import Objects
-from course_lib.detection.training import Annotated
+from course_lib.detection.training import DetectionDataset
 
 URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
 SPLITS = ("train", "test")
@@ -65,31 +66,31 @@ def load_pedestrians(split: str = "train") -> list[Photograph]:
     """135 photographs to learn from or 35 to be judged by, the last fifth of those from either city.
 
     Raises:
-        ValueError: another split, or a download with another number of pictures.
+        ValueError: another split, or a download with another number of images.
         OfflineError: they are not at hand, and `COURSE_OFFLINE` forbids a download. DownloadError: it failed.
     """
     if split not in SPLITS:
         raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
     folder = _folder()
     wanted = [name for name in NAMES if (name in HELD_OUT) == (split == "test")]
-    return [_read(folder, name) for name in tqdm(wanted, "pedestrians", unit="picture", delay=2, leave=False)]
+    return [_read(folder, name) for name in tqdm(wanted, "pedestrians", unit="image", delay=2, leave=False)]
 
 
 def _folder() -> Path:
-    """Where the pictures are, downloaded if they must be."""
+    """Where the images are, downloaded if they must be."""
     own = Path(os.environ.get("COURSE_DATA") or os.devnull) / "pennfudan"
     if own.is_dir():
         return own
-    folder = pictures.cache_folder() / "PennFudanPed"
+    folder = datasets.cache_folder() / "PennFudanPed"
     if folder.is_dir():
         return folder
     advice = f"put the unpacked archive at {folder} yourself, or set COURSE_DATA to a folder that has it as pennfudan/"
     if runtime.is_offline():
-        raise pictures.OfflineError(f"cannot download {URL}: COURSE_OFFLINE forbids it; unset it, or {advice}")
+        raise datasets.OfflineError(f"cannot download {URL}: COURSE_OFFLINE forbids it; unset it, or {advice}")
     try:
-        archive = pooch.retrieve(URL, None, "PennFudanPed.zip", pictures.cache_folder(), progressbar=True)
+        archive = pooch.retrieve(URL, None, "PennFudanPed.zip", datasets.cache_folder(), progressbar=True)
     except (OSError, requests.RequestException) as error:
-        raise pictures.DownloadError(f"cannot download {URL}: {error}; try again later, or {advice}") from error
+        raise datasets.DownloadError(f"cannot download {URL}: {error}; try again later, or {advice}") from error
     unpack(Path(archive), folder)
     return folder
 
@@ -98,7 +99,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack the authors' archive to the folder, which appears only if all is there.
 
     Raises:
-        ValueError: a damaged archive, or one with another number of pictures, masks or people.
+        ValueError: a damaged archive, or one with another number of images, masks or people.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.part") as partial:
@@ -116,7 +117,7 @@ def unpack(archive: Path, folder: Path) -> None:
         )
         if found != (len(NAMES), len(NAMES), PEOPLE):
             raise ValueError(
-                f"expected {len(NAMES)} pictures, as many masks and {PEOPLE} people in {archive}, got {found}"
+                f"expected {len(NAMES)} images, as many masks and {PEOPLE} people in {archive}, got {found}"
             )
         os.replace(inside, folder)
 
@@ -124,13 +125,13 @@ def unpack(archive: Path, folder: Path) -> None:
 def _read(folder: Path, name: str) -> Photograph:
     path = next(folder.glob(f"*Images/{name}.*"), None)  # the authors' PNG in PNGImages, or a JPEG
     if path is None:
-        raise FileNotFoundError(f"{folder} is not complete: no picture {name} in PNGImages")
+        raise FileNotFoundError(f"{folder} is not complete: no image {name} in PNGImages")
     mask = torch.from_numpy(np.array(Image.open(folder / "PedMasks" / f"{name}_mask.png")))
     masks = torch.stack([mask == i for i in mask.unique().tolist() if i > 0])
     return Photograph(name, images.load(path)[0], scenes.tight_boxes(masks), masks)
 
 
-def on_canvas(photographs: list[Photograph], shorter: int) -> Annotated:
+def on_canvas(photographs: list[Photograph], shorter: int) -> DetectionDataset:
     """Photographs scaled to one shorter side and laid on grey canvases of one size, to learn from.
 
     The canvas is as large as the largest, at the top left of which each lies.
@@ -138,4 +139,4 @@ def on_canvas(photographs: list[Photograph], shorter: int) -> Annotated:
     small = [photograph.resized(shorter) for photograph in photographs]
     H, W = (max(photograph.image.shape[axis] for photograph in small) for axis in (1, 2))
     canvases = [F.pad(p.image, (0, W - p.image.shape[2], 0, H - p.image.shape[1]), value=0.5) for p in small]
-    return Annotated(canvases, [p.objects for p in small])
+    return DetectionDataset(canvases, [p.objects for p in small])

@@ -1,45 +1,211 @@
-"""Pictures with boxes as a data set, varied by chance, and the detector's training step."""
+"""What the detector is taught, and what mistakes cost: targets, the focal loss of the heatmap, boxes by GIoU.
 
-from collections.abc import Sequence
+Images varied by chance, and their boxes with them: batches (images, boxes, labels) as of `DetectionDataset`.
+
+Images with boxes as a data set, varied by chance, and the detector's training step.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.base.training import Step, descend
-from course_lib.detection.augmentation import Vary, mirrored
-from course_lib.detection.boxes import check_boxes
+from course_lib.base.loop import Step, descend
+from course_lib.detection.boxes import check_boxes, giou
 from course_lib.detection.coco import Objects
-from course_lib.detection.losses import PADDING, detection_losses
-from course_lib.detection.network import Detector
+from course_lib.detection.model import STRIDE, Detector, Prediction, cell_centres
+
+SPREAD = 0.1  # standard deviation of a centre's bump, in sides of the object
+NARROWEST = 0.5  # the same, in cells, at least
+PADDING = -1  # the label of boxes that only fill up a batch
 
 
-class Annotated:
-    """Pictures of one size with their objects, in memory; `data[indices]` is a batch for `detection_step`.
+def targets(
+    boxes: Tensor, labels: Tensor, classes: int, size: tuple[int, int], stride: int = STRIDE
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network should say of images with these objects.
 
-    A batch is pictures (B, 3, H, W) float32 in [0, 1], boxes (B, N, 4) and labels (B, N), where N is the most objects
-    of a picture and `PADDING` (−1) labels the boxes, all zero, that fill up.
+    Each centre is a bump exp(−dx²/2σx² − dy²/2σy²) on the heatmap of its class, exactly 1 in its own cell; where two
+    meet, the higher counts (Zhou et al. 2019, section 3). σ grows with the object, along each axis for itself, and
+    cells around the centre learn the box as well, weighted by the height of the bump (Liu et al. 2020, TTFNet: more to
+    learn from in every step).
+
+    Args:
+        boxes: (B, N, 4) xyxy in pixels. labels: (B, N) in 0 … K − 1, `PADDING` (−1) where there is no object.
+        classes: K. size: (H, W) of the images in pixels.
+
+    Returns:
+        heatmap (B, K, h, w) in [0, 1]; boxes (B, 4, h, w) xyxy of the object whose bump is highest; and the height
+        of that bump (B, h, w).
+
+    Raises:
+        TypeError, ValueError: as for `check_boxes`; shapes that do not fit, or a label beyond the classes.
+    """
+    check_boxes(boxes)
+    B, N = labels.shape
+    if boxes.shape != (B, N, 4):
+        raise ValueError(f"expected boxes (B, N, 4) and labels (B, N), got {tuple(boxes.shape)}, {tuple(labels.shape)}")
+    if N and not (labels.min() >= PADDING and labels.max() < classes):
+        raise ValueError(f"expected labels from {PADDING} to {classes - 1}, got {labels.min()} to {labels.max()}")
+    h, w = (side // stride for side in size)
+    if N == 0:
+        return boxes.new_zeros(B, classes, h, w), boxes.new_zeros(B, 4, h, w), boxes.new_zeros(B, h, w)
+    centre, extent = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    sigma = (SPREAD * extent / stride).clamp(min=NARROWEST)
+    # In cells, from the cell that holds the centre, so that the bump is 1 in one cell exactly.
+    own = (centre / stride).floor().clamp(min=0).minimum(centre.new_tensor([w - 1, h - 1]))
+    grid = (cell_centres(h, w, stride) / stride - 0.5).to(boxes)  # (2, h, w): column and row
+    distance = (grid - own[..., None, None]) / sigma[..., None, None]
+    bumps = torch.exp(-distance.square().sum(2) / 2) * (labels >= 0)[..., None, None]  # (B, N, h, w)
+    heatmap = boxes.new_zeros(B, classes, N, h, w)
+    heatmap.scatter_(1, labels.clamp(min=0)[:, None, :, None, None].expand(-1, -1, -1, h, w), bumps[:, None])
+    height, which = bumps.max(1)
+    nearest = boxes.gather(1, which.flatten(1)[..., None].expand(-1, -1, 4))  # (B, h·w, 4)
+    return heatmap.amax(2), nearest.mT.unflatten(2, (h, w)), height
+
+
+def focal_loss(logits: Tensor, heatmap: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+    """The penalty-reduced focal loss of a heatmap (Law and Deng 2018; Zhou et al. 2019, equation 1), as a sum.
+
+    With p = σ(logit): −(1 − p)^α log p where the target is 1, and −(1 − y)^β p^α log(1 − p) where it is y < 1. Easy
+    cells, of which there are hundreds for each object, weigh next to nothing, and neighbours of a centre little.
+
+    Args:
+        logits, heatmap: of one shape; heatmap in [0, 1], exactly 1 at centres.
+
+    Returns:
+        A scalar; divide it by the number of objects.
+    """
+    p = logits.sigmoid()
+    positive = (1 - p) ** alpha * F.softplus(-logits)
+    negative = (1 - heatmap) ** beta * p**alpha * F.softplus(logits)
+    return torch.where(heatmap == 1, positive, negative).sum()
+
+
+def detection_losses(predicted: Prediction, boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Classification and regression at once: `heatmap`, the focal loss for each object, and `box`, 1 − GIoU.
+
+    The latter is a mean over the cells near centres, weighted by the square of their bump's height. (Departure: the
+    paper takes the L1 distance of offset and size at the centre.)
+
+    Args:
+        predicted: of B images. boxes: (B, N, 4). labels: (B, N), see `targets`. size: (H, W) in pixels.
+    """
+    heatmap, true, height = targets(boxes, labels, predicted.heatmap.shape[1], size)
+    weight = height.square() * (height > 0.1)
+    apart = 1 - giou(predicted.boxes.movedim(1, -1), true.movedim(1, -1))
+    objects = (labels >= 0).sum().clamp(min=1)
+    return {
+        "heatmap": focal_loss(predicted.heatmap, heatmap) / objects,
+        "box": (apart * weight).sum() / weight.sum().clamp(min=1),
+    }
+
+
+Vary = Callable[[Tensor, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
+
+
+def mirrored(images: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Half of the images (B, 3, H, W), chosen by lot, left to right, with their boxes (B, N, 4) xyxy."""
+    turn = (torch.rand(len(images), generator=rng, device=rng.device) < 0.5).to(images.device)
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    W = images.shape[-1]
+    turned = torch.stack([W - x2, y1, W - x1, y2], -1)
+    images = torch.where(turn[:, None, None, None], images.flip(-1), images)
+    return images, torch.where(turn[:, None, None], turned, boxes), labels
+
+
+def random_squares(size: int, zoom: tuple[float, float], seen: float = 0.4) -> Vary:
+    """A variation for photographs: random squares of them, larger or smaller, near an object, mirrored or not.
+
+    Args:
+        size: side of the squares, in pixels. zoom: least and most enlargement.
+        seen: an object of which less than this part of the box is left in the square no longer counts.
+
+    Returns:
+        (images (B, 3, H, W), boxes (B, N, 4), labels (B, N), rng) → squares (B, 3, size, size), with grey where
+        there was no image, boxes cut at their border, labels.
+    """
+
+    def vary(images: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        chance = torch.rand(5, len(images), 1, generator=rng, device=rng.device).to(images.device)
+        scale = zoom[0] * (zoom[1] / zoom[0]) ** chance[0]  # (B, 1), evenly over the octaves
+        middle = _middles(boxes, labels, chance[1], images.shape[-2:])
+        middle = middle + 0.6 * (chance[2:4, :, 0].T - 0.5) * size / scale
+        flip = torch.where(chance[4] < 0.5, -1, 1)
+        squares = _cut(images, middle, scale, flip, size)
+        boxes, part = _moved(boxes, middle, scale, flip, size)
+        return squares, boxes, torch.where(part >= seen, labels, PADDING)
+
+    return vary
+
+
+def _middles(boxes: Tensor, labels: Tensor, chance: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 2): the middle of one object of each image by lot, chance (B, 1) in [0, 1); without any, the image's."""
+    there = labels >= 0
+    rank = there.cumsum(1)  # 1, 2, … at the objects, wherever padding lies between
+    chosen = there & (rank == (chance * there.sum(1, keepdim=True)).long() + 1)
+    middle = ((boxes[..., :2] + boxes[..., 2:]) / 2 * chosen[..., None]).sum(1)
+    H, W = size
+    return torch.where(there.any(1, keepdim=True), middle, boxes.new_tensor([W / 2, H / 2]))
+
+
+def _cut(images: Tensor, middle: Tensor, scale: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Squares around middles (B, 2), enlarged by the scale (B, 1), left to right where flip (B, 1) is −1."""
+    B, C, H, W = images.shape
+    extent = images.new_tensor([W, H])
+    # affine_grid counts from −1 to 1 across an image.
+    axes = torch.diag_embed(torch.cat([flip, torch.ones_like(flip)], 1) * size / scale / extent)
+    theta = torch.cat([axes, (2 * middle / extent - 1)[..., None]], 2)  # (B, 2, 3)
+    grid = F.affine_grid(theta, [B, C, size, size], align_corners=False)
+    return F.grid_sample(images - 0.5, grid, align_corners=False) + 0.5  # what is outside becomes grey
+
+
+def _moved(boxes: Tensor, middle: Tensor, scale: Tensor, flip: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The boxes (B, N, 4) in those squares, cut at the border, and what part (B, N) of each is left."""
+    corners = (boxes.unflatten(2, (2, 2)) - middle[:, None, None]) * scale[..., None, None]
+    corners = corners * torch.cat([flip, torch.ones_like(flip)], 1)[:, None, None] + size / 2
+    whole = torch.cat([corners.amin(2), corners.amax(2)], 2)
+    left = whole.clamp(0, size)
+    area, of = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (left, whole))
+    return left, area / of.clamp(min=1e-6)
+
+
+def recoloured(images: Tensor, rng: torch.Generator, strength: float = 0.4) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] with saturation, contrast and brightness changed by up to ± strength each."""
+    factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, generator=rng, device=rng.device) - 1)
+    saturation, contrast, brightness = factors.to(images)
+    grey = images.mean(1, keepdim=True)
+    coloured = grey + saturation * (images - grey)
+    return (0.5 + contrast * (coloured - 0.5) + (brightness - 1) / 2).clamp(0, 1)
+
+
+class DetectionDataset:
+    """Images of one size with their objects, in memory; `data[indices]` is a batch for `detection_step`.
+
+    A batch is images (B, 3, H, W) float32 in [0, 1], boxes (B, N, 4) and labels (B, N), where N is the most objects
+    of an image and `PADDING` (−1) labels the boxes, all zero, that fill up.
 
     Args:
         images: (3, H, W) in [0, 1] each; kept as 8 bits. truth: the objects of each.
 
     Raises:
-        ValueError: no pictures, another number of truths, pictures of several sizes, or values outside [0, 1].
-        TypeError: pictures that are no floats.
+        ValueError: no images, another number of truths, images of several sizes, or values outside [0, 1].
+        TypeError: images that are no floats.
     """
 
     def __init__(self, images: Sequence[Tensor], truth: Sequence[Objects]) -> None:
         if not len(images) or len(images) != len(truth) or len({image.shape for image in images}) > 1:
             raise ValueError(
-                f"expected pictures of one size and the objects of each; got {len(images)} pictures of "
+                f"expected images of one size and the objects of each; got {len(images)} images of "
                 f"{len({image.shape for image in images})} sizes, {len(truth)} truths"
             )
         for image in images:
             if not image.is_floating_point():
-                raise TypeError(f"expected pictures as floats, got {image.dtype}")
+                raise TypeError(f"expected images as floats, got {image.dtype}")
             low, high = (float(end) for end in image.aminmax())
-            if not (low >= -1e-3 and high <= 1 + 1e-3):  # a resized picture may overshoot a little
-                raise ValueError(f"expected pictures in [0, 1], got values from {low:.3g} to {high:.3g}")
+            if not (low >= -1e-3 and high <= 1 + 1e-3):  # a resized image may overshoot a little
+                raise ValueError(f"expected images in [0, 1], got values from {low:.3g} to {high:.3g}")
         self.images = torch.stack([(255 * image.clamp(0, 1)).round().byte() for image in images])
         self.truth = list(truth)
         self.boxes, self.labels = padded(truth)
@@ -52,7 +218,7 @@ class Annotated:
 
 
 def padded(truth: Sequence[Objects]) -> tuple[Tensor, Tensor]:
-    """Boxes (B, N, 4) and labels (B, N) of pictures with up to N objects, filled up with zeros and `PADDING`."""
+    """Boxes (B, N, 4) and labels (B, N) of images with up to N objects, filled up with zeros and `PADDING`."""
     most = max(map(len, truth))
     boxes = torch.stack([F.pad(check_boxes(t.shapes), (0, 0, 0, most - len(t))) for t in truth])
     return boxes, torch.stack([F.pad(t.labels, (0, most - len(t)), value=PADDING) for t in truth])
@@ -77,21 +243,21 @@ def detection_step(
     vary: Vary | None = mirrored,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> Step:
-    """A step that lowers the focal loss of the heat map plus 1 − GIoU of the boxes.
+    """A step that lowers the focal loss of the heatmap plus 1 − GIoU of the boxes.
 
     Args:
         rng: draws the variations, on its own device; give it to the loop as a part, so that a run resumes.
-        vary: (pictures, boxes, labels, rng) → the same, changed by chance; None: as they are.
+        vary: (images, boxes, labels, rng) → the same, changed by chance; None: as they are.
         schedule: of the learning rate, advanced by each step.
 
     Returns:
-        batch as of `Annotated` → the losses `heat` and `box`.
+        batch as of `DetectionDataset` → the losses `heatmap` and `box`.
     """
 
     def step(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-        pictures, boxes, labels = batch if vary is None else vary(*batch, rng)
-        losses = detection_losses(detector(pictures), boxes, labels, pictures.shape[-2:])
-        descend(losses["heat"] + losses["box"], optimiser, clip=5.0)
+        images, boxes, labels = batch if vary is None else vary(*batch, rng)
+        losses = detection_losses(detector(images), boxes, labels, images.shape[-2:])
+        descend(losses["heatmap"] + losses["box"], optimiser, clip=5.0)
         if schedule is not None:
             schedule.step()
         return {name: loss.detach() for name, loss in losses.items()}

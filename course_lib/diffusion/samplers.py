@@ -4,22 +4,26 @@ Each is a generator over falling times t_1 > t_2 > … that yields a `State` a s
 happens, and memory does not grow with the number of steps; `last` runs one to its end. (A generator begins, and
 complains of its arguments, when its first state is asked for.) With the angle φ of √ᾱ = cos φ, √(1 − ᾱ) = sin φ, the
 deterministic ones solve dX/dφ = cos φ ε_θ − sin φ X̂_0, the probability-flow ODE (Song et al. 2021, arXiv 2011.13456,
-equation 13), along which X_T turns into data without any fresh noise.
+equation 13), along which X_T turns into data without any new noise.
+
+
+From a trained denoiser to images in [0, 1]: batches, a progress bar, guidance, and any of the samplers.
 """
 
 import collections
+import inspect
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from course_lib.diffusion.denoiser import Model
-from course_lib.diffusion.process import Noise, fresh, posterior_coefficients
-from course_lib.diffusion.schedule import Schedule
+from course_lib.diffusion.denoiser import Denoiser, Model, guided
+from course_lib.diffusion.process import Noise, Schedule, noise_stream, posterior_coefficients
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ def ddpm(
             that remain (Nichol & Dhariwal 2021, section 4).
         condition: handed to the model.
         noise: where each step's ε comes from: a generator, tensors of x's shape, or torch's own (None); see
-            `process.fresh`. The step to t = 0 needs none.
+            `process.noise_stream`. The step to t = 0 needs none.
         variance: σ_t² as β̃_t ("small", right for data that is one point) or β_t ("large", right for N(0, I) data).
-        clip: clamps each X̂_0 to [-clip, clip]: 1 for pictures, whose pixels end there; None does not.
+        clip: clamps each X̂_0 to [-clip, clip]: 1 for images, whose pixels end there; None does not.
 
     Raises:
         ValueError: times that do not fall from T or less to 0 or more, noise of another shape, with NaN, or that ends
@@ -68,7 +72,7 @@ def ddpm(
     """
     if variance not in ("small", "large"):
         raise ValueError(f"expected variance small or large, got {variance!r}")
-    steps, drawn = _start(x, schedule, times), fresh(noise, x)
+    steps, drawn = _start(x, schedule, times), noise_stream(noise, x)
     for t, s in steps:
         x0, _ = _estimate(model, x, t, condition, schedule, clip)
         c_0, c_t, small, large = posterior_coefficients(t, s, schedule, x)
@@ -104,7 +108,7 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"expected eta in [0, 1], got {eta}")
-    steps, drawn = _start(x, schedule, times), fresh(noise, x)
+    steps, drawn = _start(x, schedule, times), noise_stream(noise, x)
     for t, s in steps:
         x0, epsilon = _estimate(model, x, t, condition, schedule, clip)
         a, b = schedule.at(s, x)
@@ -158,7 +162,7 @@ def heun(
     """Heun's method on the probability-flow ODE: go there by Euler, look at the slope, take the mean of both slopes.
 
     As in Karras et al. (2022, algorithm 1), the step that ends at t = 0 is Euler's, so n steps to 0 take 2n − 1 calls.
-    Departure: they integrate over σ = tan φ, which is unbounded where the picture is pure noise; here over φ.
+    Departure: they integrate over σ = tan φ, which is unbounded where the image is pure noise; here over φ.
 
     Args and errors: those of `ddpm`.
     """
@@ -204,3 +208,64 @@ def _estimate(
         return x0, epsilon
     x0 = x0.clamp(-clip, clip)
     return x0, (x - a * x0) / b
+
+
+Sampler = Callable[..., Iterator[State]]
+BATCH = 250
+
+
+def sample(
+    denoiser: Denoiser,
+    x: Tensor | int,
+    condition: Tensor | None = None,
+    *,
+    sampler: Sampler = dpm_solver,
+    steps: int = 20,
+    guidance_scale: float = 1.0,
+    rng: torch.Generator | None = None,
+    clip: float | None = 1.0,
+    **options: object,
+) -> Tensor:
+    """Images (B, C, H, W) in [0, 1], clamped, in batches of 250, with a progress bar where it takes over 2 s.
+
+    Args:
+        denoiser: works in evaluation mode, and returns to its own.
+        x: X_T ~ N(0, I) (B, C, H, W), or how many to draw.
+        condition: int64 (B,) classes or (B, d) vectors; None: unconditional.
+        sampler: `ddpm`, `ddim`, `dpm_solver` or `heun`.
+        steps: of the sampler, over times spaced evenly. Each is a call of the network, of `heun` nearly two, and with a
+            guidance scale other than 0 and 1 twice as many.
+        guidance_scale: of the guidance, see `guided`.
+        rng: draws x and, for `ddpm`, all further noise; None: torch's own.
+        clip: see `ddpm`. options: more of the sampler, such as `eta`; not `noise`, for which `rng` is there.
+
+    Raises:
+        ValueError: no images asked for, a condition of another length, or what sampler and network refuse.
+    """
+    weight = next(denoiser.parameters())
+    if isinstance(x, int):
+        if x < 1 or denoiser.shape is None:
+            raise ValueError(f"expected at least one image, and a denoiser that knows their shape; got {x}")
+        device = weight.device if rng is None else rng.device
+        x = torch.randn(x, *denoiser.shape, generator=rng, device=device)
+    x = x.to(weight)
+    if not len(x):
+        raise ValueError(f"expected at least one image, got {tuple(x.shape)}")
+    if condition is not None and len(condition) != len(x):
+        raise ValueError(f"expected as many conditions as images; got {len(condition)} and {len(x)}")
+    if "noise" in inspect.signature(sampler).parameters:
+        options = {"noise": rng} | options
+    conditions = [None] * len(x.split(BATCH)) if condition is None else condition.to(x.device).split(BATCH)
+    model, times = guided(denoiser, guidance_scale), denoiser.schedule.times(steps)
+    training, parts = denoiser.training, []
+    denoiser.eval()
+    try:
+        with tqdm(total=steps * len(conditions), desc="sampling", unit=" steps", delay=2, leave=False) as bar:
+            for part, chosen in zip(x.split(BATCH), conditions, strict=True):
+                for state in sampler(model, part, denoiser.schedule, times, chosen, clip=clip, **options):
+                    bar.update()
+                    done = state.x
+                parts.append(done)
+    finally:
+        denoiser.train(training)
+    return ((torch.cat(parts) + 1) / 2).clamp(0, 1).contiguous()

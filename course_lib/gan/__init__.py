@@ -1,4 +1,4 @@
-"""Chapter 3: GAN. Noise becomes a picture, and a classifier that is learning to tell it from a real one teaches it.
+"""Chapter 3: GAN. Noise becomes an image, and a classifier that is learning to tell it from a real one teaches it.
 
 Networks, losses, the alternating step and sampling are separate: `networks`, `losses`, `training`, `sampling`;
 `shipped` loads what the recipe trained; `ring` is the plane where mode collapse can be seen and counted.
@@ -36,43 +36,4 @@ from course_lib.gan.ring import (
     ring,
     ring_centres,
 )
-from course_lib.gan.sampling import sample, slerp
-from course_lib.gan.shipped import SHIPPED, load
-from course_lib.gan.training import adversarial_step, augment, frozen, signed
-
-__all__ = [
-    "EQUILIBRIUM",
-    "SHIPPED",
-    "Coverage",
-    "Discriminator",
-    "Downsampling",
-    "FullyConnectedGenerator",
-    "Generator",
-    "Maxout",
-    "MaxoutDiscriminator",
-    "PointDiscriminator",
-    "PointGenerator",
-    "Upsampling",
-    "adversarial_step",
-    "augment",
-    "best_value",
-    "discriminator_loss",
-    "frozen",
-    "generator_loss",
-    "hinge_discriminator_loss",
-    "hinge_generator_loss",
-    "jensen_shannon",
-    "load",
-    "mode_coverage",
-    "optimal_discriminator",
-    "r1_penalty",
-    "ring",
-    "ring_centres",
-    "sample",
-    "saturating_generator_loss",
-    "signed",
-    "slerp",
-    "strided_convolution_2x",
-    "transposed_convolution_2x",
-    "value",
-]
+from course_lib.gan.training import adversarial_step, augment, frozen, sample, signed, slerp

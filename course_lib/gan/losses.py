@@ -16,7 +16,7 @@ EQUILIBRIUM = -math.log(4)  # of E log D(X) + E log(1 − D(G(Z))), where p_G = 
 
 
 def value(real: Tensor, fake: Tensor) -> Tensor:
-    """E log D(X) + E log(1 − D(G(Z))), the value of the game, from the logits of real and generated pictures.
+    """E log D(X) + E log(1 − D(G(Z))), the value of the game, from the logits of real and generated images.
 
     Args:
         real, fake: logits of any shape. Returns a scalar, at most 0 (Goodfellow et al. 2014, equation 1).
@@ -55,29 +55,29 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def r1_penalty(discriminator: nn.Module, pictures: Tensor, labels: Tensor | None = None) -> Tensor:
-    """E ‖∇ₓ l(x)‖² over real pictures; times γ/2 it is the R1 of Mescheder et al. 2018, equation 9.
+def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    """E ‖∇ₓ l(x)‖² over real images; times γ/2 it is the R1 of Mescheder et al. 2018, equation 9.
 
     A discriminator that is flat around the data cannot push the generator away from it once it has arrived.
 
     Args:
-        discriminator: a module (pictures[, labels]) → logits (B,), without batch normalisation, whose statistics
-            of the batch would enter the gradient. (StyleGAN2's minibatch deviation couples pictures, too; as in the
+        discriminator: a module (images[, labels]) → logits (B,), without batch normalisation, whose statistics
+            of the batch would enter the gradient. (StyleGAN2's minibatch deviation couples images, too; as in the
             paper, that is accepted.)
-        pictures: (B, ...) floats, real ones; labels: int64 (B,), where the discriminator has classes.
+        images: (B, ...) floats, real ones; labels: int64 (B,), where the discriminator has classes.
 
     Returns:
         A scalar ≥ 0 that can be differentiated by the discriminator's weights.
 
     Raises:
-        ValueError: the discriminator has batch normalisation in training mode, or there are no pictures.
+        ValueError: the discriminator has batch normalisation in training mode, or there are no images.
     """
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in discriminator.modules()):
         raise ValueError("R1 needs a discriminator without batch normalisation")
-    if not len(pictures):
-        raise ValueError(f"R1 needs at least one picture; got shape {tuple(pictures.shape)}")
-    with runtime.no_autocast(pictures.device):  # a squared gradient is too fine for 8 bits
-        x = pictures.detach().float() if pictures.dtype in (torch.float16, torch.bfloat16) else pictures.detach()
+    if not len(images):
+        raise ValueError(f"R1 needs at least one image; got shape {tuple(images.shape)}")
+    with runtime.no_autocast(images.device):  # a squared gradient is too fine for 8 bits
+        x = images.detach().float() if images.dtype in (torch.float16, torch.bfloat16) else images.detach()
         x.requires_grad_()
         logits = discriminator(x) if labels is None else discriminator(x, labels)
         (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)

@@ -1,11 +1,15 @@
-"""Generators, noise z → picture in [-1, 1], and discriminators, picture → logit of "real": GAN 2014 and DCGAN 2015.
+"""Generators, noise z → image in [-1, 1], and discriminators, image → logit of "real": GAN 2014 and DCGAN 2015.
 
 A discriminator ends in a logit, not in a probability: D(x) = σ(logit), and the losses stay finite on logits.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from course_lib.base import zoo
 
 THIN = 4  # channels; with so few, oneDNN's strided kernels are slower than their sub-pixel forms
 
@@ -102,17 +106,17 @@ def _check_noise(z: Tensor, z_dim: int) -> None:
         raise ValueError(f"z must be floats of shape (B, {z_dim}); got {z.dtype} of {tuple(z.shape)}")
 
 
-def _check_pictures(x: Tensor, channels: int, size: int) -> None:
+def _check_images(x: Tensor, channels: int, size: int) -> None:
     if x.ndim != 4 or x.shape[1:] != (channels, size, size) or not x.is_floating_point():
         raise ValueError(
-            f"pictures must be floats of shape (B, {channels}, {size}, {size}); got {x.dtype} of {tuple(x.shape)}"
+            f"images must be floats of shape (B, {channels}, {size}, {size}); got {x.dtype} of {tuple(x.shape)}"
         )
 
 
 class FullyConnectedGenerator(nn.Module):
     """The generator of GAN 2014 (Goodfellow et al., section 5): two hidden layers of ReLU, no convolution.
 
-    z (B, z_dim) → pictures (B, channels, size, size) in [-1, 1]. The paper ends in a sigmoid for greys in [0, 1];
+    z (B, z_dim) → images (B, channels, size, size) in [-1, 1]. The paper ends in a sigmoid for greys in [0, 1];
     tanh is the same curve stretched to the range that this chapter's networks share.
     """
 
@@ -131,7 +135,7 @@ class FullyConnectedGenerator(nn.Module):
         )
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures; `labels` must stay None.
+        """Images; `labels` must stay None.
 
         Raises:
             ValueError: z of another shape, or labels.
@@ -154,7 +158,7 @@ class Maxout(nn.Linear):
 
 
 class MaxoutDiscriminator(nn.Module):
-    """The discriminator of GAN 2014: two maxout layers with dropout. Pictures (B, C, H, W) → logits (B,)."""
+    """The discriminator of GAN 2014: two maxout layers with dropout. Images (B, C, H, W) → logits (B,)."""
 
     classes = None
 
@@ -175,9 +179,9 @@ class MaxoutDiscriminator(nn.Module):
         """Logits; `labels` must stay None.
 
         Raises:
-            ValueError: pictures of another shape, or labels.
+            ValueError: images of another shape, or labels.
         """
-        _check_pictures(x, self.channels, self.size)
+        _check_images(x, self.channels, self.size)
         _check_labels(labels, None, len(x))
         return self.layers(x).squeeze(1)
 
@@ -193,18 +197,18 @@ def _initialise(module: nn.Module) -> None:
 
 
 class Generator(nn.Module):
-    """DCGAN's generator (Radford et al. 2016), z (B, z_dim) → pictures (B, channels, size, size) in [-1, 1].
+    """DCGAN's generator (Radford et al. 2016), z (B, z_dim) → images (B, channels, size, size) in [-1, 1].
 
     Args:
         z_dim: numbers in z ~ N(0, I). (The paper draws it uniformly.)
-        channels: of the pictures, 1 or 3.
+        channels: of the images, 1 or 3.
         size: 8, 28, 32, or another number from 2 to 7 doubled twice or more.
         width: channels before the last layer; each grid of half the side has twice as many.
         classes: None, or how many; then every label has a learnt map that is added to the first one.
 
     What comes from z is normalised before the label's map is added. Joined to z in front of that layer, as in many
     tutorials, the label, whose gradient always points the same way, soon outgrows the noise, and every class becomes
-    a single picture.
+    a single image.
 
     Raises:
         ValueError: an impossible size, z of another shape, labels missing, not wanted or out of range.
@@ -232,7 +236,7 @@ class Generator(nn.Module):
             nn.init.normal_(self.embedding.weight)  # as loud as the normalised noise
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Pictures in [-1, 1] from noise (B, z_dim) and, for a conditional network, int64 labels (B,)."""
+        """Images in [-1, 1] from noise (B, z_dim) and, for a conditional network, int64 labels (B,)."""
         _check_noise(z, self.z_dim)
         _check_labels(labels, self.classes, len(z))
         x = self.project(z).view(len(z), -1, self.side, self.side)
@@ -244,18 +248,18 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """DCGAN's discriminator, pictures (B, channels, size, size) in [-1, 1] → logits (B,) of being real.
+    """DCGAN's discriminator, images (B, channels, size, size) in [-1, 1] → logits (B,) of being real.
 
     Args:
         channels, size, width, classes: as for `Generator`, whose mirror image it is.
         normalise: with batch normalisation, as in the paper; without it for the R1 penalty, which needs the
-            gradient of each picture's own logit, while batch normalisation makes a logit depend on the whole batch.
+            gradient of each image's own logit, while batch normalisation makes a logit depend on the whole batch.
 
     With classes the logit is ψ(φ) + v_yᵀ φ, a learnt vector v_y for each label (Miyato and Koyama 2018, equation 3);
     φ are the last features, here not summed over positions, and ψ is linear.
 
     Raises:
-        ValueError: an impossible size, pictures of another shape, labels missing, not wanted or out of range.
+        ValueError: an impossible size, images of another shape, labels missing, not wanted or out of range.
     """
 
     def __init__(
@@ -276,21 +280,29 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(C * side**2, 1)
         self.embedding = None if classes is None else nn.Embedding(classes, C * side**2)
-        if normalise:  # without it weights of deviation 0.02 would leave next to nothing of a picture after few layers
+        if normalise:  # without it weights of deviation 0.02 would leave next to nothing of an image after few layers
             self.apply(_initialise)
         elif self.embedding is not None:
             nn.init.normal_(self.embedding.weight, 0.0, 0.02)
 
     def features(self, x: Tensor) -> Tensor:
-        """φ (B, C·side²), the last features in one row, of pictures (B, channels, size, size)."""
-        _check_pictures(x, self.channels, self.size)
+        """φ (B, C·side²), the last features in one row, of images (B, channels, size, size)."""
+        _check_images(x, self.channels, self.size)
         return self.layers(x.contiguous(memory_format=torch.channels_last)).flatten(1)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits (B,) of pictures and, for a conditional network, int64 labels (B,)."""
+        """Logits (B,) of images and, for a conditional network, int64 labels (B,)."""
         _check_labels(labels, self.classes, len(x))
         phi = self.features(x)
         logits = self.head(phi).squeeze(1)
         if self.embedding is not None:
             logits = logits + (self.embedding(labels) * phi).sum(1)
         return logits
+
+
+# What `recipes/gan.py` trained and ships: two for the timeline of generators, two with ten classes each, and cats.
+zoo.register("gan_mnist", FullyConnectedGenerator)
+zoo.register("dcgan_mnist", partial(Generator, width=48))
+for _data in ("mnist_conditional", "fashion_mnist"):
+    zoo.register(f"dcgan_{_data}", partial(Generator, width=48, classes=10))
+zoo.register("dcgan_cats", partial(Generator, width=48, z_dim=128, channels=3, size=32))

@@ -1,4 +1,7 @@
-"""Alternating training, D then G, as a step for `base.training.Loop`, and the augmentation that small data needs."""
+"""Alternating training, D then G, as a step for `base.training.Loop`, and the augmentation that small data needs.
+
+From noise to images in [0, 1], and the way from one noise to another.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from course_lib.base.training import Step, descend
+from course_lib.base.loop import Step, descend
 from course_lib.gan import losses
 
 
@@ -22,9 +25,9 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def signed(pictures: Tensor) -> Tensor:
-    """Pictures in [0, 1] in the range of the generators, [-1, 1]."""
-    return 2 * pictures - 1
+def signed(images: Tensor) -> Tensor:
+    """Images in [0, 1] in the range of the generators, [-1, 1]."""
+    return 2 * images - 1
 
 
 def adversarial_step(
@@ -41,19 +44,19 @@ def adversarial_step(
 ) -> Step:
     """One step of D and one of G a batch (Goodfellow et al. 2014, algorithm 1 with k = 1).
 
-    The generator runs once: D learns from its pictures without their graph, then G from the same pictures with it,
+    The generator runs once: D learns from its images without their graph, then G from the same images with it,
     where the algorithm draws new noise for G.
 
     Args:
         generator: (z[, labels]) → (B, ...), with `z_dim` and `classes`; discriminator: (x[, labels]) → logits (B,).
         rng: draws z and the augmentation, on its own device; give it to the loop as a part, so that a run resumes.
         discriminator_loss, generator_loss: of `losses`, on logits, to be minimised.
-        r1: γ of the penalty γ/2 E ‖∇D‖² at the real pictures, 0 for none.
-        augment: (pictures in [-1, 1], rng) → the same, differentiable; real and generated alike go through it, so
+        r1: γ of the penalty γ/2 E ‖∇D‖² at the real images, 0 for none.
+        augment: (images in [-1, 1], rng) → the same, differentiable; real and generated alike go through it, so
             that D cannot tell them by it (Zhao et al. 2020).
 
     Returns:
-        batch → named losses. A batch is pictures in [0, 1], or a tuple (pictures, labels); generated pictures take
+        batch → named losses. A batch is images in [0, 1], or a tuple (images, labels); generated images take
         the labels of the real ones. D(x) and D(G(z)) are given as mean probabilities, for display.
 
     Raises:
@@ -67,11 +70,11 @@ def adversarial_step(
         return x if augment is None else augment(x, rng)
 
     def step(batch: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        pictures, labels = batch if isinstance(batch, tuple | list) else (batch, None)
+        images, labels = batch if isinstance(batch, tuple | list) else (batch, None)
         if conditional and labels is None:
-            raise ValueError(f"the generator has {generator.classes} classes; the data must give (pictures, labels)")
+            raise ValueError(f"the generator has {generator.classes} classes; the data must give (images, labels)")
         given = (labels,) if conditional else ()
-        real = vary(signed(pictures))
+        real = vary(signed(images))
         z = torch.randn(len(real), generator.z_dim, generator=rng, device=rng.device).to(real)
         fake = generator(z, *given)
 
@@ -93,15 +96,15 @@ def adversarial_step(
     return step
 
 
-def augment(pictures: Tensor, rng: torch.Generator, *, shift: float = 0.125) -> Tensor:
-    """Mirror half of the pictures left to right, and shift each by some pixels, differentiably.
+def augment(images: Tensor, rng: torch.Generator, *, shift: float = 0.125) -> Tensor:
+    """Mirror half of the images left to right, and shift each by some pixels, differentiably.
 
     Shifting is one of the changes of Zhao et al. 2020 ("Differentiable Augmentation"); theirs of colours and by cutting
     out are left out. Mirroring is not among them: it leaks into what G draws, which no cat minds, but digits would.
     Both are 0-1 matrices, P X Qᵀ, so their gradient is a matrix product, too.
 
     Args:
-        pictures: (B, C, H, W). rng: draws the changes, on its own device.
+        images: (B, C, H, W). rng: draws the changes, on its own device.
         shift: up to this share of a side, each way; grey 0 comes in.
 
     Returns:
@@ -110,13 +113,86 @@ def augment(pictures: Tensor, rng: torch.Generator, *, shift: float = 0.125) -> 
     Raises:
         ValueError: not four dimensions, or a share outside [0, 1].
     """
-    if pictures.ndim != 4 or not 0 <= shift <= 1:
-        raise ValueError(f"expected (B, C, H, W) and a share in [0, 1]; got {tuple(pictures.shape)} and {shift}")
-    B, _, H, W = pictures.shape
-    down, right, mirror = torch.rand(3, B, 1, generator=rng, device=rng.device).to(pictures)
-    rows, columns = torch.arange(H, device=pictures.device), torch.arange(W, device=pictures.device)
+    if images.ndim != 4 or not 0 <= shift <= 1:
+        raise ValueError(f"expected (B, C, H, W) and a share in [0, 1]; got {tuple(images.shape)} and {shift}")
+    B, _, H, W = images.shape
+    down, right, mirror = torch.rand(3, B, 1, generator=rng, device=rng.device).to(images)
+    rows, columns = torch.arange(H, device=images.device), torch.arange(W, device=images.device)
     wanted_rows = rows - torch.round((2 * down - 1) * shift * H)
     wanted_columns = columns - torch.round((2 * right - 1) * shift * W)
     wanted_columns = torch.where(mirror < 0.5, W - 1 - wanted_columns, wanted_columns)
-    P, Q = ((wanted[..., None] == n).to(pictures) for wanted, n in ((wanted_rows, rows), (wanted_columns, columns)))
-    return P[:, None] @ pictures @ Q[:, None].mT
+    P, Q = ((wanted[..., None] == n).to(images) for wanted, n in ((wanted_rows, rows), (wanted_columns, columns)))
+    return P[:, None] @ images @ Q[:, None].mT
+
+
+BATCH = 256
+
+
+@torch.no_grad()
+def sample(
+    generator: nn.Module, z: Tensor | int, labels: Tensor | None = None, rng: torch.Generator | None = None
+) -> Tensor:
+    """Images (B, C, H, W) in [0, 1], clamped, from a generator whose images lie around [-1, 1].
+
+    The generator works in evaluation mode (batch normalisation with its running statistics, so that an image does
+    not depend on its neighbours) and returns to its own mode.
+
+    Args:
+        generator: (z[, labels]) → images, with attributes `z_dim` and `classes`.
+        z: noise (B, z_dim), or how many to draw from N(0, I).
+        labels: int64 (B,) for a conditional generator; None draws them: 0, 1, …, one after the other.
+        rng: for drawing z; None: torch's own.
+
+    Raises:
+        ValueError: no images asked for, or what the generator refuses.
+    """
+    weight = next(generator.parameters())
+    if isinstance(z, int):
+        if z < 1:
+            raise ValueError(f"expected at least one image; got {z}")
+        z = torch.randn(z, generator.z_dim, generator=rng, device=weight.device if rng is None else rng.device)
+    z = z.to(weight)
+    if generator.classes is not None and labels is None:
+        labels = torch.arange(len(z), device=z.device) % generator.classes
+    if labels is not None and len(labels) != len(z):
+        raise ValueError(f"expected as many labels as rows of z; got {len(labels)} and {len(z)}")
+    training = generator.training
+    generator.eval()
+    try:
+        chunks = [None] * len(z.split(BATCH)) if labels is None else labels.to(z.device).split(BATCH)
+        parts = [
+            generator(part) if chosen is None else generator(part, chosen)
+            for part, chosen in zip(z.split(BATCH), chunks, strict=True)
+        ]
+    finally:
+        generator.train(training)
+    return ((torch.cat(parts) + 1) / 2).clamp(0, 1).contiguous()
+
+
+def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
+    """The way from noise a to noise b along the sphere: sin((1 − t)Ω)/sin Ω · a + sin(tΩ)/sin Ω · b (White 2016).
+
+    The right way for Gaussian z. In d dimensions nearly all of N(0, I) lies at distance √d from 0, and two draws
+    are nearly at right angles; the middle of the straight line between them, (a + b)/2, has length √(d/2), where
+    the generator has never been. With Ω = 90° the two weights are cos and sin, and the result is N(0, I) again.
+
+    Args:
+        a, b: (..., z_dim), of shapes that broadcast.
+        t: from 0 (a) to 1 (b), a number or a tensor that broadcasts, such as (n, 1).
+
+    Returns:
+        (..., z_dim). Of equal or opposite directions, where no arc is the shortest, the straight line.
+
+    Raises:
+        ValueError: the last dimensions differ.
+    """
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"a and b must have the same z_dim; got {tuple(a.shape)} and {tuple(b.shape)}")
+    t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
+    cosine = torch.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
+    omega = torch.arccos(cosine)
+    sine = torch.sin(omega)
+    parallel = sine < 1e-4
+    sine = torch.where(parallel, 1, sine)
+    weights = [torch.sin(s * omega) / sine for s in (1 - t, t)]
+    return torch.where(parallel, torch.lerp(a, b, t), weights[0] * a + weights[1] * b)

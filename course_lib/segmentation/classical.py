@@ -1,4 +1,4 @@
-"""Segmentation without learning, for pictures as simple as coins on a table: threshold, islands, distance.
+"""Segmentation without learning, for images as simple as coins on a table: threshold, islands, distance.
 
 Otsu (1979) finds the threshold; islands of pixels that touch are the first guess at objects; how deep a pixel lies in
 its island shows the centres of objects that touch.
@@ -37,18 +37,18 @@ def otsu_threshold(values: Tensor, bins: int = 256) -> float:
     return float(centres[between.argmax()])
 
 
-def flatten(grey: Tensor, side: int, smooth: int = 1) -> Tensor:
-    """A grey picture without its slow changes of light: each pixel minus the mean of the window around it.
+def subtract_background(grey: Tensor, side: int, smooth: int = 1) -> Tensor:
+    """A grey image without its slow changes of light: each pixel minus the mean of the window around it.
 
     Args:
         grey: float (H, W). side: of the window in pixels, odd, larger than the objects.
         smooth: side of a second, small window, odd: its mean replaces the pixel, and so removes the grain.
 
     Returns:
-        (H, W), about 0 where nothing stands out. Beyond the edges the picture is mirrored.
+        (H, W), about 0 where nothing stands out. Beyond the edges the image is mirrored.
 
     Raises:
-        ValueError: an even side, or one so large that half of it does not fit into the picture.
+        ValueError: an even side, or one so large that half of it does not fit into the image.
     """
     if min(side, smooth) < 1 or not side % 2 == smooth % 2 == 1:
         raise ValueError(f"expected odd sides; got {side} and {smooth}")
@@ -88,10 +88,10 @@ def connected_components(mask: Tensor) -> Tensor:
     return places + 1 if mask.all() else places
 
 
-def depth(mask: Tensor) -> Tensor:
+def distance_transform(mask: Tensor) -> Tensor:
     """How deep each pixel lies in its island: steps, also diagonal ones, to the nearest pixel outside.
 
-    Beyond the picture's edge there is nothing, neither outside nor inside. It is how many times a 3×3 erosion leaves
+    Beyond the image's edge there is nothing, neither outside nor inside. It is how many times a 3×3 erosion leaves
     the pixel.
 
     Args:

@@ -18,7 +18,7 @@ from course_lib.detection.coco import Objects
 
 @dataclass(frozen=True)
 class Instances:
-    """The objects of one picture, N of them, possibly 0.
+    """The objects of one image, N of them, possibly 0.
 
     Attributes:
         masks: bool (N, H, W). labels: int64 (N,), classes.
@@ -77,11 +77,11 @@ def mask_iou(found: Tensor, truth: Tensor, crowd: Tensor | None = None) -> Tenso
 
 
 def centre_targets(masks: Tensor, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
-    """What the network has to say of a picture: the heatmap and the offsets of its objects.
+    """What the network has to say of an image: the heatmap and the offsets of its objects.
 
     Args:
         masks: bool (N, H, W), disjoint and not empty.
-        sigma: width of the Gaussian around each centre of mass, in pixels; the paper's 8 are for pictures of 1,025.
+        sigma: width of the Gaussian around each centre of mass, in pixels; the paper's 8 are for images of 1,025.
 
     Returns:
         heatmap (H, W) in [0, 1], the highest of the Gaussians, and offsets (2, H, W) in pixels, (down, right) from a
@@ -100,8 +100,8 @@ def centre_targets(masks: Tensor, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
     centres = (weights[:, None] * grid.flatten(1)).sum(2) / weights.sum(1, keepdim=True)  # (N, 2)
     to_centre = centres[:, :, None, None] - grid  # (N, 2, H, W)
     offsets = (to_centre * masks[:, None]).sum(0)
-    heat = torch.exp(-to_centre.square().sum(1) / (2 * sigma**2))
-    return (heat.amax(0) if N else grid.new_zeros(H, W)), offsets
+    heatmap = torch.exp(-to_centre.square().sum(1) / (2 * sigma**2))
+    return (heatmap.amax(0) if N else grid.new_zeros(H, W)), offsets
 
 
 def find_centres(heatmap: Tensor, threshold: float = 0.1, window: int = 7, most: int = 200) -> tuple[Tensor, Tensor]:
@@ -172,7 +172,7 @@ def instances(
     window: int = 7,
     least_area: int = 8,
 ) -> Instances:
-    """The objects of one picture, from a network's three maps.
+    """The objects of one image, from a network's three maps.
 
     Departs from the paper where it lets the pixels vote for an object's class: each votes with its probabilities.
 

@@ -1,14 +1,24 @@
 """Panoptic segmentation (Kirillov et al. 2019, arXiv 1801.00868): the merging rule, and panoptic quality.
 
 A panoptic map gives every pixel a segment's id; each segment has one class. Things, which can be counted, have a
-segment for each object; stuff has one segment for each class and picture. Pixels of no segment are void.
+segment for each object; stuff has one segment for each class and image. Pixels of no segment are void.
+
+
+From a network to the three kinds of answers, and their scores on scenes: mIoU, mask AP, panoptic quality.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from course_lib import scenes
+from course_lib.base import runtime
+from course_lib.detection import coco
+from course_lib.segmentation import semantic
+from course_lib.segmentation.instance import Instances, instances, mask_iou
+from course_lib.segmentation.model import Maps
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ def _shared(a: Tensor, b: Tensor) -> dict[tuple[int, int], int]:
 
 
 def match(predicted: Panoptic, truth: Panoptic) -> dict[int, Quality]:
-    """What one picture adds to each class's quality (Kirillov et al. 2019, section 4; as in COCO's panopticapi).
+    """What one image adds to each class's quality (Kirillov et al. 2019, section 4; as in COCO's panopticapi).
 
     A predicted and a true segment of one class match where their IoU is above 1/2; so no segment matches twice. Void of
     the truth does not count in the union. Crowds match nothing and are not missed; an unmatched prediction is forgiven
@@ -194,13 +204,13 @@ def match(predicted: Panoptic, truth: Panoptic) -> dict[int, Quality]:
 
 
 def panoptic_quality(predicted: Collection[Panoptic], truth: Collection[Panoptic]) -> dict[int, Quality]:
-    """The quality of each class over all pictures: counts are added up before anything is divided.
+    """The quality of each class over all images: counts are added up before anything is divided.
 
     Args:
-        predicted, truth: maps of the same pictures in the same order.
+        predicted, truth: maps of the same images in the same order.
 
     Raises:
-        ValueError: two numbers of pictures, or maps of two sizes.
+        ValueError: two numbers of images, or maps of two sizes.
     """
     if len(predicted) != len(truth):
         raise ValueError(f"expected as many predictions as truths; got {len(predicted)} and {len(truth)}")
@@ -220,3 +230,95 @@ def mean_quality(qualities: Mapping[int, Quality], classes: Collection[int] | No
     n = len(kept)
     means = [sum(getattr(quality, name) for quality in kept) / max(n, 1) for name in ("pq", "sq", "rq")]
     return Summary(*means, n)
+
+
+def paint_panoptic(panoptic: Panoptic, scale: int = 1) -> Tensor:
+    """A panoptic map as an image (3, scale · H, scale · W): the classes' colours, and a white line around each thing.
+
+    The second and third object of a class are a little brighter. A larger scale makes the line thinner.
+    """
+    image, ids = semantic.enlarge(semantic.paint(panoptic.semantic()), scale), semantic.enlarge(panoptic.ids, scale)
+    seen = []
+    for segment, label in panoptic.labels.items():
+        if label < len(scenes.THINGS):
+            mask = ids == segment
+            brighter = (0.0, 0.35, 0.18)[seen.count(label) % 3]
+            seen.append(label)
+            image[:, mask] = image[:, mask] + brighter * (1 - image[:, mask])
+            image[:, semantic.rim(mask)] = 1.0
+    return image
+
+
+THINGS = range(len(scenes.THINGS))
+STUFF = range(len(scenes.THINGS), len(scenes.CLASSES))
+LEAST_STUFF = 16  # pixels of a segment of stuff
+
+
+@torch.no_grad()
+def predict(network: nn.Module, images: Tensor, batch_size: int = 50) -> Maps:
+    """The network's maps of any number of images (N, 3, H, W) in [0, 1], batch by batch, on the CPU.
+
+    In evaluation mode, so that an image's maps do not depend on the others; then each layer is in its own mode again.
+
+    Raises:
+        TypeError: images that are no floats, most often bytes from 0 to 255.
+    """
+    if not images.is_floating_point():
+        raise TypeError(f"expected images as floats in [0, 1], got {images.dtype}")
+    weight, modes, parts = next(network.parameters()), {m: m.training for m in network.modules()}, []
+    network.eval()
+    try:
+        for part in images.split(batch_size):
+            with runtime.autocast(weight.device):
+                parts.append([x.float().cpu() for x in network(part.to(weight))])
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return Maps(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def answer(maps: Maps, index: int, *, threshold: float = 0.1) -> tuple[Tensor, Instances, Panoptic]:
+    """The three answers for one image among some: semantic map, instances, panoptic map.
+
+    Args:
+        maps: of `predict`. index: of the image. threshold: of centres, see `instance.find_centres`.
+    """
+    probabilities = maps.logits[index].softmax(0)
+    classes = probabilities.argmax(0)
+    found = instances(probabilities, maps.heatmap[index], maps.offsets[index], THINGS, threshold=threshold)
+    merged = merge(classes, found.masks, found.labels, found.scores, STUFF, least_area=LEAST_STUFF)
+    return classes, found, merged
+
+
+def truth(image: scenes.Rendering) -> tuple[Tensor, Instances, Panoptic]:
+    """The right answers for a scene."""
+    labels = {i: int(image.semantic[image.panoptic == i][0]) for i in image.panoptic.unique().tolist()}
+    return image.semantic, Instances(image.masks, image.labels), Panoptic(image.panoptic, labels)
+
+
+def evaluate(network: nn.Module, images: Sequence[scenes.Rendering], *, threshold: float = 0.1) -> dict[str, float]:
+    """All scores on some scenes of one size.
+
+    Returns:
+        "mIoU"; "mask AP" (0.50:0.95) and "mask AP50"; "PQ", "SQ" and "RQ", means over classes, and "PQ things",
+        "PQ stuff".
+    """
+    maps = predict(network, torch.stack([image.image for image in images]))
+    found = [answer(maps, i, threshold=threshold) for i in range(len(images))]
+    right = [truth(image) for image in images]
+    confusion = sum(
+        semantic.confusion_matrix(f[0], t[0], len(scenes.CLASSES)) for f, t in zip(found, right, strict=True)
+    )
+    ap = coco.evaluate([f[1].objects() for f in found], [t[1].objects() for t in right], mask_iou)
+    quality = panoptic_quality([f[2] for f in found], [t[2] for t in right])
+    means = mean_quality(quality)
+    return {
+        "mIoU": semantic.mean_iou(confusion),
+        "mask AP": ap.mean_precision(),
+        "mask AP50": ap.mean_precision(0.5),
+        "PQ": means.pq,
+        "SQ": means.sq,
+        "RQ": means.rq,
+        "PQ things": mean_quality(quality, THINGS).pq,
+        "PQ stuff": mean_quality(quality, STUFF).pq,
+    }

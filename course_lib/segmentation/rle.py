@@ -11,7 +11,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from course_lib.base import scenes
+from course_lib import scenes
 
 
 @dataclass(frozen=True)

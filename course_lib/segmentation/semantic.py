@@ -1,11 +1,16 @@
 """How good is a semantic map: the confusion matrix, and IoU for each class (Everingham et al. 2010).
 
 Maps are int64 of any one shape, usually (B, H, W), with classes from 0. Everything is counted over all pixels of all
-pictures together, as is usual; add the matrices of several batches.
+images together, as is usual; add the matrices of several batches.
+
+`paint` shows maps as images, each class in the same colour everywhere: things strong, stuff pale.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from course_lib import scenes
 
 
 def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, *, ignore: int = 255) -> Tensor:
@@ -60,3 +65,47 @@ def _hits_and_union(confusion: Tensor) -> tuple[Tensor, Tensor]:
     confusion = confusion.double()
     hits = confusion.diagonal()
     return hits, confusion.sum(0) + confusion.sum(1) - hits
+
+
+COLOURS = {
+    "disc": "#d62728",
+    "square": "#ff7f0e",
+    "triangle": "#e0b400",
+    "star": "#7b3fb5",
+    "ring": "#e863b5",
+    "heart": "#8c1c3a",
+    "tree": "#0b6623",
+    "figure": "#8b5a2b",
+    "sky": "#cfe8f7",
+    "hills": "#9db5a0",
+    "water": "#6aa5d9",
+    "grass": "#b5d99a",
+    "sand": "#eddcb1",
+    "snow": "#f3f3f3",
+}  # by class, as matplotlib reads them
+VOID = (0.0, 0.0, 0.0)
+
+
+def palette() -> Tensor:
+    """RGB in [0, 1] of each class of `scenes.CLASSES`, (14, 3)."""
+    return torch.tensor(
+        [[int(COLOURS[name][i : i + 2], 16) / 255 for i in (1, 3, 5)] for name in scenes.CLASSES],
+    )
+
+
+def paint(classes: Tensor) -> Tensor:
+    """Semantic maps (..., H, W) as images (..., 3, H, W) in [0, 1]; what is no class is black."""
+    colours = torch.cat([palette(), torch.tensor([VOID])]).to(classes.device)
+    n = len(colours) - 1
+    return colours[torch.where((classes >= 0) & (classes < n), classes, n)].movedim(-1, -3)
+
+
+def enlarge(image: Tensor, scale: int) -> Tensor:
+    """(..., H, W) → (..., scale · H, scale · W): every pixel becomes a square."""
+    return image.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def rim(mask: Tensor) -> Tensor:
+    """The pixels of a mask (H, W) that touch, by a side or a corner, what lies outside of it."""
+    outside = F.max_pool2d((~mask)[None].float(), 3, stride=1, padding=1)[0]
+    return mask & (outside > 0)

@@ -1,4 +1,10 @@
-"""Training on scenes: pictures with what the network has to say of them, mirrored at random, and the step."""
+"""What segmentation networks minimise: cross-entropy for each pixel, and Dice for each class as a whole.
+
+Logits are (B, C, H, W), labels int64 (B, H, W) in [0, C), or `ignore` where nobody knows.
+
+
+Training on scenes: images with what the network has to say of them, mirrored at random, and the step.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,36 +13,120 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.base import scenes
-from course_lib.base.training import Step, descend
-from course_lib.segmentation import losses
+from course_lib import scenes
+from course_lib.base.loop import Step, descend
 from course_lib.segmentation.instance import centre_targets
-from course_lib.segmentation.network import OFFSET_UNIT, SegmentationNet
+from course_lib.segmentation.model import OFFSET_UNIT, SegmentationNet
+
+
+def _check(logits: Tensor, labels: Tensor, ignore: int) -> None:
+    B, C, H, W = logits.shape if logits.ndim == 4 else (0, 0, 0, 0)
+    if C < 1 or labels.shape != (B, H, W):
+        raise ValueError(
+            f"expected logits (B, C, H, W) and labels (B, H, W); got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    if labels.dtype != torch.int64:
+        raise TypeError(f"expected labels of int64; got {labels.dtype}")
+    wrong = ((labels < 0) | (labels >= C)) & (labels != ignore)
+    if wrong.any():
+        raise ValueError(f"expected labels in [0, {C}) or {ignore}; got {labels[wrong].unique().tolist()}")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, weight: Tensor | None = None, ignore: int = 255) -> Tensor:
+    """−log p of the right class, the mean over the pixels: log Σ_c exp(logit_c) − logit_right, in nats.
+
+    Args:
+        logits: (B, C, H, W). labels: int64 (B, H, W). ignore: the label of pixels that do not count.
+        weight: (C,), how much a pixel of each class counts in the mean; by default all the same.
+
+    Returns:
+        a scalar; 0 where no pixel counts.
+
+    Raises:
+        ValueError: shapes that do not fit, or labels outside [0, C). TypeError: labels that are not int64.
+    """
+    _check(logits, labels, ignore)
+    C = logits.shape[1]
+    if weight is not None and weight.shape != (C,):
+        raise ValueError(f"expected a weight for each of {C} classes; got {tuple(weight.shape)}")
+    counted = labels != ignore
+    known = torch.where(counted, labels, 0)
+    nats = torch.logsumexp(logits, 1) - logits.gather(1, known[:, None])[:, 0]
+    share = counted.to(nats) if weight is None else counted * weight.to(nats)[known]
+    nats = torch.where(counted, nats, 0)  # which may be infinite where nothing counts
+    return (share * nats).sum() / share.sum().clamp(min=torch.finfo(nats.dtype).tiny)
+
+
+def dice(probabilities: Tensor, truth: Tensor, *, epsilon: float = 1.0) -> Tensor:
+    """The soft Dice coefficient 2 Σ p g / (Σ p + Σ g) of two maps (Dice 1945; Milletari et al. 2016, equation 3).
+
+    For masks of 0 and 1 it is 2 |A ∩ B| / (|A| + |B|), so 2 IoU / (1 + IoU). Milletari et al. square p and g in the
+    denominator; without the squares it is Dice's coefficient also between 0 and 1.
+
+    Args:
+        probabilities: p (..., H, W) in [0, 1]. truth: g, of the same shape.
+        epsilon: pixels added above and below the line: two empty maps then agree, a tiny mask is not all or nothing.
+
+    Returns:
+        (...), in [0, 1] for masks of 0 and 1.
+
+    Raises:
+        ValueError: two shapes.
+    """
+    if probabilities.shape != truth.shape or truth.ndim < 2:
+        raise ValueError(f"expected two maps (..., H, W); got {tuple(probabilities.shape)} and {tuple(truth.shape)}")
+    shared = (probabilities * truth).sum((-2, -1))
+    return (2 * shared + epsilon) / (probabilities.sum((-2, -1)) + truth.sum((-2, -1)) + epsilon)
+
+
+def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255, epsilon: float = 1.0) -> Tensor:
+    """1 − soft Dice of the softmax, the mean over the classes, each counted over the whole batch.
+
+    A class of ten pixels weighs as much as one of ten thousand: what cross-entropy's mean over pixels forgets.
+
+    Args:
+        logits, labels, ignore: as for `cross_entropy`. epsilon: as for `dice`.
+
+    Returns:
+        a scalar in [0, 1].
+
+    Raises:
+        ValueError, TypeError: as for `cross_entropy`.
+    """
+    _check(logits, labels, ignore)
+    B, C, H, W = logits.shape
+    counted = labels != ignore
+    p = logits.softmax(1) * counted[:, None]
+    g = (labels[:, None] == torch.arange(C, device=labels.device)[:, None, None]).to(p)
+    # The batch as one tall image for each class.
+    p, g = (x.transpose(0, 1).reshape(C, B * H, W) for x in (p, g))
+    return 1 - dice(p, g, epsilon=epsilon).mean()
+
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Pictures and their targets, whole in memory: `data[indices]` gives a batch for `segmentation_step`.
+class SegmentationDataset:
+    """Images and their targets, whole in memory: `data[indices]` gives a batch for `segmentation_step`.
 
     Attributes:
-        pictures: uint8 (N, 3, H, W). semantic: uint8 (N, H, W). heatmaps: float16 (N, H, W), offsets: float16
+        images: uint8 (N, 3, H, W). semantic: uint8 (N, H, W). heatmaps: float16 (N, H, W), offsets: float16
             (N, 2, H, W), of `centre_targets`.
     """
 
-    pictures: Tensor
+    images: Tensor
     semantic: Tensor
     heatmaps: Tensor
     offsets: Tensor
 
     @classmethod
-    def of(cls, pictures: Sequence[scenes.Picture]) -> "Targets":
-        """Of some pictures of one size."""
-        return cls._stacked([_targets(picture) for picture in pictures])
+    def of(cls, images: Sequence[scenes.Rendering]) -> "SegmentationDataset":
+        """Of some images of one size."""
+        return cls._stacked([_targets(image) for image in images])
 
     @classmethod
-    def draw(cls, n: int, size: int, seed: int) -> "Targets":
+    def draw(cls, n: int, size: int, seed: int) -> "SegmentationDataset":
         """Of `n` new scenes of `scenes.Scenes(n, size, seed)`, without keeping their other labels.
 
         In one thread: the tensors are too small to be shared, and threads would mostly wait for each other.
@@ -49,37 +139,37 @@ class Targets:
             torch.set_num_threads(threads)
 
     @classmethod
-    def _stacked(cls, parts: Sequence[tuple[Tensor, ...]]) -> "Targets":
+    def _stacked(cls, parts: Sequence[tuple[Tensor, ...]]) -> "SegmentationDataset":
         return cls(*map(torch.stack, zip(*parts, strict=True)))
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
-        """Pictures (B, 3, H, W) in [0, 1], classes int64 (B, H, W), heatmaps (B, H, W), offsets (B, 2, H, W)."""
+        """Images (B, 3, H, W) in [0, 1], classes int64 (B, H, W), heatmaps (B, H, W), offsets (B, 2, H, W)."""
         return (
-            self.pictures[index].float() / 255,
+            self.images[index].float() / 255,
             self.semantic[index].long(),
             self.heatmaps[index].float(),
             self.offsets[index].float(),
         )
 
 
-def _targets(picture: scenes.Picture) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `Targets` keeps of a picture."""
-    heatmap, offsets = centre_targets(picture.masks)
-    return (255 * picture.image).round().byte(), picture.semantic.byte(), heatmap.half(), offsets.half()
+def _targets(image: scenes.Rendering) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `SegmentationDataset` keeps of an image."""
+    heatmap, offsets = centre_targets(image.masks)
+    return (255 * image.image).round().byte(), image.semantic.byte(), heatmap.half(), offsets.half()
 
 
 def mirror(batch: Batch, chosen: Tensor) -> Batch:
-    """The batch with some pictures mirrored left to right; their offsets then point the other way, too.
+    """The batch with some images mirrored left to right; their offsets then point the other way, too.
 
     Args:
-        batch: of `Targets`. chosen: bool (B,).
+        batch: of `SegmentationDataset`. chosen: bool (B,).
     """
-    pictures, semantic, heatmaps, offsets = batch
+    images, semantic, heatmaps, offsets = batch
     turned = offsets.flip(-1) * offsets.new_tensor([1, -1])[:, None, None]
-    pairs = ((pictures, pictures.flip(-1)), (semantic, semantic.flip(-1)), (heatmaps, heatmaps.flip(-1)))
+    pairs = ((images, images.flip(-1)), (semantic, semantic.flip(-1)), (heatmaps, heatmaps.flip(-1)))
     return tuple(
         torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), other, one) for one, other in (*pairs, (offsets, turned))
     )
@@ -113,14 +203,14 @@ def segmentation_step(
     units, and it has no Dice.
 
     Args:
-        network, optimiser: to train. rng: decides which pictures are mirrored; give it to the loop as a part.
+        network, optimiser: to train. rng: decides which images are mirrored; give it to the loop as a part.
         things: classes 0 … things − 1 can be counted.
         thing_weight: of their pixels in the cross-entropy, against 1 for stuff, which is easy and covers most.
         centre_weight, offset_weight: of the last two terms.
         schedule: of the learning rate, advanced by each step.
 
     Returns:
-        batch of `Targets` → the losses by name.
+        batch of `SegmentationDataset` → the losses by name.
     """
 
     weight = torch.ones(network.classes)
@@ -128,13 +218,13 @@ def segmentation_step(
 
     def step(batch: Batch) -> dict[str, Tensor]:
         chosen = torch.rand(len(batch[0]), generator=rng, device=rng.device).to(batch[0].device) < 0.5
-        pictures, semantic, heatmap, offsets = mirror(batch, chosen)
-        maps = network(pictures)
+        images, semantic, heatmap, offsets = mirror(batch, chosen)
+        maps = network(images)
         foreground = (semantic < things).to(offsets)
         error = (maps.offsets - offsets).abs().sum(1) * foreground / OFFSET_UNIT
         named = {
-            "cross-entropy": losses.cross_entropy(maps.logits, semantic, weight=weight.to(offsets)),
-            "Dice": losses.dice_loss(maps.logits, semantic),
+            "cross-entropy": cross_entropy(maps.logits, semantic, weight=weight.to(offsets)),
+            "Dice": dice_loss(maps.logits, semantic),
             "centres": centre_weight * F.mse_loss(maps.heatmap, heatmap),
             "offsets": offset_weight * error.sum() / foreground.sum().clamp(min=1),
         }

@@ -2,40 +2,19 @@
 
 From StyleGAN (Karras et al. 2019, arXiv 1812.04948): the mapping network z → w, the learned constant, one style a
 layer, per-pixel noise, style mixing and truncation. From StyleGAN2 (Karras et al. 2020, arXiv 1912.04958): modulated
-convolution with demodulation in the place of AdaIN, pictures summed up over the resolutions, and lazy R1. Left out:
+convolution with demodulation in the place of AdaIN, images summed up over the resolutions, and lazy R1. Left out:
 path length regularisation, and the blur filters around resampling, whose work
 bilinear interpolation does here.
 """
 
-from course_lib.stylegan.layers import EqualisedConv, EqualisedLinear, StyledConv, ToPicture, modulated_conv2d
+from course_lib.stylegan.layers import EqualisedConv, EqualisedLinear, StyledConv, ToImage, modulated_conv2d
 from course_lib.stylegan.networks import (
     Mapping,
     StyleDiscriminator,
     StyleGenerator,
-    deviation_of_groups,
     halve,
+    minibatch_stddev,
     resolutions,
     widths,
 )
-from course_lib.stylegan.sampling import mix, sample
-from course_lib.stylegan.shipped import load
-from course_lib.stylegan.training import stylegan_step
-
-__all__ = [
-    "EqualisedConv",
-    "EqualisedLinear",
-    "Mapping",
-    "StyleDiscriminator",
-    "StyleGenerator",
-    "StyledConv",
-    "ToPicture",
-    "deviation_of_groups",
-    "halve",
-    "load",
-    "mix",
-    "modulated_conv2d",
-    "resolutions",
-    "sample",
-    "stylegan_step",
-    "widths",
-]
+from course_lib.stylegan.training import mix, sample, stylegan_step

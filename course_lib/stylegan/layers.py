@@ -46,11 +46,11 @@ class EqualisedConv(nn.Module):
 
 
 def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True) -> Tensor:
-    """A convolution whose weights each picture's style scales (StyleGAN2, section 2.2).
+    """A convolution whose weights each image's style scales (StyleGAN2, section 2.2).
 
     w'_oikl = s_i · w_oikl (equation 1), w''_oikl = w'_oikl / √(Σ_ikl w'²_oikl + ε) (equation 3): independent inputs of
     unit variance give outputs of unit variance. Here the input is multiplied by s instead of the weights, and the
-    output divided by the root: the same numbers, from one ordinary convolution instead of one for each picture.
+    output divided by the root: the same numbers, from one ordinary convolution instead of one for each image.
 
     Args:
         x: (B, n, H, W).
@@ -98,8 +98,8 @@ class StyledConv(nn.Module):
         return F.leaky_relu(x, SLOPE) * math.sqrt(2)  # keeps the mean square, roughly
 
 
-class ToPicture(nn.Module):
-    """The 1×1 convolution from features to a picture, modulated but not demodulated (StyleGAN2's tRGB)."""
+class ToImage(nn.Module):
+    """The 1×1 convolution from features to an image, modulated but not demodulated (StyleGAN2's tRGB)."""
 
     def __init__(self, n: int, channels: int, w_dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The generator, in its two halves z → w and w → picture, and the discriminator."""
+"""The generator, in its two halves z → w and w → image, and the discriminator."""
 
 import itertools
 import math
@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.stylegan.layers import SLOPE, EqualisedConv, EqualisedLinear, StyledConv, ToPicture
+from course_lib.base import zoo
+from course_lib.stylegan.layers import SLOPE, EqualisedConv, EqualisedLinear, StyledConv, ToImage
 
-GROUP = 4  # pictures that the discriminator compares with each other
+GROUP = 4  # images that the discriminator compares with each other
 
 
 def resolutions(size: int) -> list[int]:
-    """The sides of the feature maps of a network for pictures of side `size`: halved while even and 4 or more.
+    """The sides of the feature maps of a network for images of side `size`: halved while even and 4 or more.
 
     28 gives [7, 14, 28], 32 gives [4, 8, 16, 32], in pixels.
 
@@ -43,7 +44,7 @@ def widths(size: int, capacity: int, most: int) -> list[int]:
 class Mapping(nn.Module):
     """The mapping network f: z → w, z first scaled to length √z_dim (StyleGAN, figure 1); keeps the mean of w.
 
-    z has to be normally distributed, w need not be: so f can take over the bending that kinds of pictures which are
+    z has to be normally distributed, w need not be: so f can take over the bending that kinds of images which are
     not spread like a normal distribution require, and synthesis meets straighter directions (section 4).
 
     Args:
@@ -82,15 +83,15 @@ class Mapping(nn.Module):
 
 
 class StyleGenerator(nn.Module):
-    """z → w → picture: `generator(z)`, or its two halves `mapping(z)` and `synthesis(ws)`.
+    """z → w → image: `generator(z)`, or its two halves `mapping(z)` and `synthesis(ws)`.
 
     Args:
-        size, channels: of the pictures.
+        size, channels: of the images.
         z_dim, w_dim: of the latent code and of the style.
         capacity, most: see `widths`.
 
     Attributes:
-        layers: how many styles a picture has: one at the coarsest resolution, two at each further one.
+        layers: how many styles an image has: one at the coarsest resolution, two at each further one.
         classes: None, as it takes no labels.
     """
 
@@ -104,10 +105,10 @@ class StyleGenerator(nn.Module):
         n, *finer = widths(size, capacity, most)
         self.constant = nn.Parameter(torch.randn(1, n, sides[0], sides[0]))
         self.convs = nn.ModuleList([StyledConv(n, n, w_dim, up=False)])
-        self.to_picture = nn.ModuleList([ToPicture(n, channels, w_dim)])
+        self.to_image = nn.ModuleList([ToImage(n, channels, w_dim)])
         for m in finer:
             self.convs += [StyledConv(n, m, w_dim, up=True), StyledConv(m, m, w_dim, up=False)]
-            self.to_picture.append(ToPicture(m, channels, w_dim))
+            self.to_image.append(ToImage(m, channels, w_dim))
             n = m
         self.layers = len(self.convs)
         self._side_of_layers = [sides[(layer + 1) // 2] for layer in range(self.layers)]
@@ -131,9 +132,9 @@ class StyleGenerator(nn.Module):
         return w[:, None].expand(-1, self.layers, -1)
 
     def synthesis(self, ws: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
-        """The pictures (B, channels, size, size) in [-1, 1] of styles.
+        """The images (B, channels, size, size) in [-1, 1] of styles.
 
-        Tanh at the end is a departure from the paper, whose pictures are unbounded: a digit's background is exactly
+        Tanh at the end is a departure from the paper, whose images are unbounded: a digit's background is exactly
         -1, which its discriminator would have to teach for long.
 
         Args:
@@ -153,18 +154,18 @@ class StyleGenerator(nn.Module):
             if given.shape not in ((B, 1, side, side), (1, 1, side, side)):
                 raise ValueError(f"expected noise ({B} or 1, 1, {side}, {side}), got {tuple(given.shape)}")
         x = self.constant.expand(B, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        picture = None
+        image = None
         for layer, conv in enumerate(self.convs):
             x = conv(x, ws[:, layer], noise[layer])
             if layer % 2 == 0:  # the last layer of its resolution; the paper gives tRGB the style of the next one
-                fresh = self.to_picture[layer // 2](x, ws[:, layer])
-                picture = fresh if picture is None else F.interpolate(picture, scale_factor=2, mode="bilinear") + fresh
-        return picture.tanh()
+                added = self.to_image[layer // 2](x, ws[:, layer])
+                image = added if image is None else F.interpolate(image, scale_factor=2, mode="bilinear") + added
+        return image.tanh()
 
     def forward(
         self, z: Tensor, labels: None = None, truncation: float = 1.0, noise: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """Pictures (B, channels, size, size) of z (B, z_dim); arguments as of `styles` and `synthesis`.
+        """Images (B, channels, size, size) of z (B, z_dim); arguments as of `styles` and `synthesis`.
 
         Raises:
             ValueError: labels, which this generator was not made for; z or noise of other shapes.
@@ -179,15 +180,15 @@ def halve(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=0.5, mode="bilinear")
 
 
-def deviation_of_groups(x: Tensor) -> Tensor:
-    """How much pictures differ from each other: a map (B, 1, H, W) for features (B, C, H, W).
+def minibatch_stddev(x: Tensor) -> Tensor:
+    """How much images differ from each other: a map (B, 1, H, W) for features (B, C, H, W).
 
-    The standard deviation over `GROUP` pictures of the batch, or over all of it where B is no multiple of that, as
+    The standard deviation over `GROUP` images of the batch, or over all of it where B is no multiple of that, as
     a mean over channels and positions (Karras et al. 2018, section 3).
     """
     B, _, H, W = x.shape
     exact = x.to(torch.promote_types(x.dtype, torch.float32))  # not in the 8 bits of mixed precision
-    groups = exact.unflatten(0, (GROUP if B % GROUP == 0 else B, -1))  # (pictures, groups, C, H, W)
+    groups = exact.unflatten(0, (GROUP if B % GROUP == 0 else B, -1))  # (images, groups, C, H, W)
     variance = (groups - groups.mean(0)).square().mean(0)
     deviation = (variance + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)
     return deviation.repeat(len(groups)).view(B, 1, 1, 1).expand(B, 1, H, W)
@@ -208,13 +209,13 @@ class _Residual(nn.Module):
 
 
 class StyleDiscriminator(nn.Module):
-    """Pictures (B, channels, size, size) in [-1, 1] to logits (B,): residual, without batch normalisation.
+    """Images (B, channels, size, size) in [-1, 1] to logits (B,): residual, without batch normalisation.
 
-    The last block also sees how much the pictures of a batch differ (`deviation_of_groups`), so that a generator whose
-    pictures are all alike gives itself away.
+    The last block also sees how much the images of a batch differ (`minibatch_stddev`), so that a generator whose
+    images are all alike gives itself away.
 
     Args:
-        size, channels: of the pictures. capacity, most: see `widths`.
+        size, channels: of the images. capacity, most: see `widths`.
 
     Attributes:
         steps: how often it has been trained; lazy R1 counts by it, and a resumed run goes on where it was.
@@ -225,25 +226,28 @@ class StyleDiscriminator(nn.Module):
         self.shape = channels, size, size
         w = widths(size, capacity, most)
         side = resolutions(size)[0]
-        self.from_picture = EqualisedConv(channels, w[-1], 1, math.sqrt(2))
+        self.from_image = EqualisedConv(channels, w[-1], 1, math.sqrt(2))
         self.blocks = nn.Sequential(*(_Residual(w[i], w[i - 1]) for i in range(len(w) - 1, 0, -1)))
         self.conv = EqualisedConv(w[0] + 1, w[0], 3, math.sqrt(2))
         self.hidden = EqualisedLinear(w[0] * side * side, w[0], gain=math.sqrt(2))
         self.output = EqualisedLinear(w[0], 1)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, pictures: Tensor, labels: None = None) -> Tensor:
+    def forward(self, images: Tensor, labels: None = None) -> Tensor:
         """Positive logits say "real".
 
         Raises:
-            ValueError: pictures of another shape, or labels.
+            ValueError: images of another shape, or labels.
         """
-        if pictures.ndim != 4 or pictures.shape[1:] != self.shape or len(pictures) == 0:
-            raise ValueError(f"expected pictures (B, {', '.join(map(str, self.shape))}), got {tuple(pictures.shape)}")
+        if images.ndim != 4 or images.shape[1:] != self.shape or len(images) == 0:
+            raise ValueError(f"expected images (B, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}")
         if labels is not None:
             raise ValueError("this discriminator knows no classes; expected labels=None")
-        x = F.leaky_relu(self.from_picture(pictures.contiguous(memory_format=torch.channels_last)), SLOPE)
+        x = F.leaky_relu(self.from_image(images.contiguous(memory_format=torch.channels_last)), SLOPE)
         x = self.blocks(x)
-        x = torch.cat([x, deviation_of_groups(x)], 1)
+        x = torch.cat([x, minibatch_stddev(x)], 1)
         x = F.leaky_relu(self.conv(x), SLOPE).flatten(1)
         return self.output(F.leaky_relu(self.hidden(x), SLOPE))[:, 0]
+
+
+zoo.register("stylegan_mnist", StyleGenerator)

@@ -24,24 +24,6 @@ from course_lib.upsampling.convolution import (
 )
 from course_lib.upsampling.interpolation import bicubic, bilinear, nearest
 
-__all__ = [
-    "bed_of_nails",
-    "bicubic",
-    "bilinear",
-    "convolution",
-    "convolution_matrix",
-    "icnr_",
-    "max_unpool",
-    "nearest",
-    "overlap_count",
-    "pixel_shuffle",
-    "pixel_unshuffle",
-    "resize_convolution",
-    "transposed_convolution",
-    "transposed_convolution_by_matrix",
-    "transposed_convolution_by_zeros",
-]
-
 
 def bed_of_nails(x: Tensor, factor: int | Pair = 2) -> Tensor:
     """(B, C, H, W) → (B, C, H·factor, W·factor): each value at the top left of its cell, zeros elsewhere.

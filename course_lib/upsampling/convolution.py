@@ -92,7 +92,7 @@ def _pixels(small: Tensor, g: Geometry) -> Tensor:
 
 
 def _mixer(weight: Tensor, g: Geometry, i: int, j: int, batch: int) -> Tensor:
-    """Of (S, L/G, kh, kw) what mixes channels at one position, per picture and group: (B·G, L/G, S/G)."""
+    """Of (S, L/G, kh, kw) what mixes channels at one position, per image and group: (B·G, L/G, S/G)."""
     S, L, _, _ = weight.shape
     mixer = weight[:, :, i, j].reshape(g.groups, S // g.groups, L).mT
     return mixer.expand(batch, -1, -1, -1).flatten(0, 1)
@@ -280,12 +280,12 @@ def convolution_matrix(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """The matrix M with M @ x.flatten() = convolution(x, weight).flatten() for one picture of a given size.
+    """The matrix M with M @ x.flatten() = convolution(x, weight).flatten() for one image of a given size.
 
     It has C_out·H'·W' rows and C_in·H·W columns, nearly all zeros: for small sizes.
 
     Args:
-        weight: (C_out, C_in/groups, kh, kw). `size`: (H, W) of the picture. The rest as in `convolution`.
+        weight: (C_out, C_in/groups, kh, kw). `size`: (H, W) of the image. The rest as in `convolution`.
     """
     check_maps("weight", weight, "(C_out, C_in/groups, kh, kw)")
     H, W = to_pair("size", size, 1)

@@ -43,7 +43,7 @@ class _AlongAxis(torch.autograd.Function):
                 start, first, weights = first, start, weights.mT
             rows, taps = weights.shape
             part, target = x.narrow(dim - 1, first, taps), out.narrow(dim - 1, start, rows)
-            # Added in place by the product itself, on the picture's proper side: nothing is copied.
+            # Added in place by the product itself, on the image's proper side: nothing is copied.
             if dim == 2:
                 target.baddbmm_(weights.expand(B * C, -1, -1), part)
             else:

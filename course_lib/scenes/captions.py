@@ -9,10 +9,18 @@ is large and far may cover few pixels.
 import re
 from dataclasses import dataclass
 
-from course_lib.base.scenes.masks import without_hidden
-from course_lib.base.scenes.world import COLOURS, GROUNDS, SIZES, TEXTURES, THINGS, Scene, Thing
+from course_lib.scenes.masks import without_hidden
+from course_lib.scenes.world import (
+    COLOURS,
+    GROUNDS,
+    SIZES,
+    TEXTURES,
+    THINGS,
+    Scene,
+    Thing,
+)
 
-PLACES = ("left", "middle", "right")  # thirds of the picture
+PLACES = ("left", "middle", "right")  # thirds of the image
 
 _PLACE_WORDS = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 _BACKDROP_WORDS = {"nothing": "", "hills": " before hills", "water": " by the water"}

@@ -1,15 +1,15 @@
 """What the command lines of recipes/ share: arguments, places of files, a resumable run, a table and its JSON.
 
 def main(argv=None):
-    parser = recipes.parser(__doc__, steps=6000, batch_size=64)
+    parser = common.parser(__doc__, steps=6000, batch_size=64)
     args = parser.parse_args(argv)
-    device = recipes.begin(args, "dcgan_mnist", script=__file__)
+    device = common.setup(args, "dcgan_mnist", script=__file__)
     ...                                     # networks, optimisers, step
-    hook = recipes.draw(args.out.stem, lambda loop: gan.sample(loop.averaged["generator"], recipes.PICTURES), 1000)
-    loop = recipes.train(args, step, data, parts=..., averages={"generator": 0.999}, hooks=[hook])
-    generator = recipes.rounded(loop.averaged["generator"])
-    scores = metrics.evaluate(gan.sample(generator, recipes.EVALUATED), "mnist")
-    recipes.finish(args, generator, scores, seconds=loop.seconds)
+    hook = common.draw(args.out.stem, lambda loop: gan.sample(loop.averaged["generator"], common.IMAGES), 1000)
+    loop = common.train(args, step, data, stateful=..., averages={"generator": 0.999}, hooks=[hook])
+    generator = common.round_to_half(loop.averaged["generator"])
+    scores = metrics.evaluate(gan.sample(generator, common.EVALUATED), "mnist")
+    common.export(args, generator, scores, seconds=loop.seconds)
 """
 
 import argparse
@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.base import checkpoints, images, processes, runtime
-from course_lib.base.training import Loop, Step, every
+from course_lib.base import checkpoints, distributed, images, runtime
+from course_lib.base.loop import Loop, Step, every
 
 MAX_BYTES = 3_000_000  # of a shipped checkpoint
-PICTURES = 80  # of a grid that `draw` writes
-EVALUATED = 10_000  # generated pictures that are judged
+IMAGES = 80  # of a grid that `draw` writes
+EVALUATED = 10_000  # generated images that are judged
 QUICK_STEPS, QUICK_BATCH_SIZE = 20, 16
 PLACES = ("out", "state", "json", "quick", "name", "script")  # arguments that do not change what is learned
 
@@ -63,7 +63,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def wanted(args: argparse.Namespace, asked: str | None, quick: str, everything: Iterable[str]) -> list[str]:
+def select(args: argparse.Namespace, asked: str | None, quick: str, everything: Iterable[str]) -> list[str]:
     """Which of a recipe's trainings the command line means: the one it names, with `--quick` one, else all.
 
     Args:
@@ -78,7 +78,7 @@ def wanted(args: argparse.Namespace, asked: str | None, quick: str, everything: 
     return names
 
 
-def begin(args: argparse.Namespace, name: str, *, script: str) -> torch.device:
+def setup(args: argparse.Namespace, name: str, *, script: str) -> torch.device:
     """Fill in what the command line left open, connect the processes, seed everything; returns the device.
 
     Args:
@@ -94,7 +94,7 @@ def begin(args: argparse.Namespace, name: str, *, script: str) -> torch.device:
     args.out = args.out or (build if args.quick else checkpoints.folder()) / f"{label}.safetensors"
     if not args.quick:  # which has to show that the recipe works today
         args.state = args.state or build / f"{name}_state.pt"
-    processes.index()  # connects them, and chooses this one's GPU before anything is put there
+    distributed.index()  # connects them, and chooses this one's GPU before anything is put there
     device = runtime.device()
     runtime.seed_everything(args.seed, device)
     return device
@@ -124,12 +124,12 @@ def train(args: argparse.Namespace, step: Step, data: Any, **more: Any) -> Loop:
 
     Args:
         args: prepared by `begin`.
-        step, data, more: as for `Loop`: at least `parts`. `settings` come on top of the arguments that matter.
+        step, data, more: as for `Loop`: at least `stateful`. `settings` come on top of the arguments that matter.
 
     Raises:
         SystemExit: the state's file is damaged or belongs to other arguments; the message says which.
     """
-    own = {name: getattr(args, name) for name in ("steps", "batch_size", "seed", "state")}
+    own = {name: getattr(args, name) for name in ("steps", "batch_size", "seed")} | {"resume_from": args.state}
     further = {name: value for name, value in settings(args).items() if name not in own}
     own["settings"] = further | more.pop("settings", {})
     own["hooks"] = (*more.pop("hooks", ()), every(max(1, args.steps // 20), _report))
@@ -142,30 +142,30 @@ def train(args: argparse.Namespace, step: Step, data: Any, **more: Any) -> Loop:
 
 
 def _report(loop: Loop) -> None:
-    if processes.is_main():
+    if distributed.is_main():
         losses = "  ".join(f"{name} {value:.3g}" for name, value in loop.losses.items())
         tqdm.write(f"{loop.title} {loop.done:6d}  {losses}  {loop.seconds:.0f} s")
 
 
 def draw(name: str, sample: Callable[[Loop], Tensor], n: int) -> Callable[[Loop], None]:
-    """A hook that writes a grid of pictures after every n steps, and at the end, to build/<name>_<step>.png.
+    """A hook that writes a grid of images after every n steps, and at the end, to build/<name>_<step>.png.
 
     Args:
         name: of the files.
-        sample: gives pictures (N, C, H, W) in [0, 1], C of 1 or 3, from the loop; best from noise that stays the same.
+        sample: gives images (N, C, H, W) in [0, 1], C of 1 or 3, from the loop; best from noise that stays the same.
             Only the main process calls it. They are shown at twice their size, in ten columns.
     """
 
     def write(loop: Loop) -> None:
-        if processes.is_main():
-            pictures = F.interpolate(sample(loop), scale_factor=2, mode="nearest")
-            images.save(images.grid(pictures, 10), Path("build") / f"{name}_{loop.done:06d}.png")
+        if distributed.is_main():
+            drawn = F.interpolate(sample(loop), scale_factor=2, mode="nearest")
+            images.save(images.grid(drawn, 10), Path("build") / f"{name}_{loop.done:06d}.png")
 
     return every(n, write)
 
 
 @torch.no_grad()
-def rounded(module: M) -> M:
+def round_to_half(module: M) -> M:
     """The module itself, its floating weights and buffers rounded, in place, to the half precision that `finish` saves.
 
     So what is judged is what ships, to the last bit. Their type stays; beyond 65504 they become infinite, which
@@ -177,7 +177,7 @@ def rounded(module: M) -> M:
     return module
 
 
-def finish(
+def export(
     args: argparse.Namespace, module: nn.Module, scores: Mapping[str, Any], *, seconds: float, **more: Any
 ) -> None:
     """Save the weights in half precision with their history, print the table and write the JSON.
@@ -194,7 +194,7 @@ def finish(
     Raises:
         ValueError: the file would exceed 3 MB, or a weight is not finite, also after rounding to half precision.
     """
-    if not processes.is_main():
+    if not distributed.is_main():
         return
     state = {name: tensor.cpu().clone() for name, tensor in module.state_dict().items()}
     halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}

@@ -78,7 +78,7 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(part.clone().view(tensor.dtype).view(tensor.shape))  # a clone, since views must be aligned
 
 
-def share(thing: Any) -> Any:
+def broadcast(thing: Any) -> Any:
     """What process 0 gave, for all of them."""
     if count() == 1:
         return thing

@@ -1,4 +1,4 @@
-"""base/training.py and what it stands on: sessions.py, history.py, processes.py. Exactness is the point."""
+"""base/training.py and what it stands on: sessions.py, history.py, distributed.py. Exactness is the point."""
 
 import contextlib
 import copy
@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from course_lib.base import checkpoints, processes, sessions, training
+from course_lib.base import checkpoints, distributed, resume
+from course_lib.base import loop as loop_module
 from course_lib.base.checkpoints import CheckpointError
-from course_lib.base.history import History
-from course_lib.base.training import Loop, descend, every
+from course_lib.base.loop import History, Loop, descend, every
+from course_lib.segmentation import training
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ class Line:
 
     def loop(self, **changes) -> Loop:
         given = {"step": self.step, "data": self.x, "steps": 10, "batch_size": 4}
-        given["parts"] = {"network": self.network, "optimiser": self.optimiser}
+        given["stateful"] = {"network": self.network, "optimiser": self.optimiser}
         return Loop(**given | changes)
 
 
@@ -84,7 +85,7 @@ import numpy as np
 import torch
 from torch import nn
 from course_lib.base import runtime
-from course_lib.base.training import Loop, descend
+from course_lib.base.loop import Loop, descend
 
 STEPS = 24
 
@@ -95,8 +96,8 @@ def train(state, hook=lambda loop: None):
     adam = torch.optim.Adam(body.parameters(), lr=1e-2)
     sgd = torch.optim.SGD(head.parameters(), lr=1e-2, momentum=0.9)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-2, total_steps=STEPS)
-    pictures = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    data = torch.utils.data.TensorDataset(pictures, torch.arange(50) % 3)
+    images = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    data = torch.utils.data.TensorDataset(images, torch.arange(50) % 3)
 
     def step(batch):
         x, y = batch
@@ -109,8 +110,8 @@ def train(state, hook=lambda loop: None):
         return {"head": head_loss, "body": body_loss}
 
     parts = {"body": body, "head": head, "adam": adam, "sgd": sgd, "schedule": schedule, "noise": noise}
-    loop = Loop(step, data, steps=STEPS, batch_size=16, parts=parts, averages={"body": 0.9}, seed=5,
-                hooks=[hook], state=state, save_every=5)
+    loop = Loop(step, data, steps=STEPS, batch_size=16, stateful=parts, averages={"body": 0.9}, seed=5,
+                hooks=[hook], resume_from=state, save_every=5)
     loop.run()
     return loop
 
@@ -187,9 +188,9 @@ def test_the_script_is_random_enough_for_the_test_above(script, uninterrupted, t
         lambda s: s["random"][0].update(python=random.Random(3).getstate()),
         lambda s: s["random"][0]["generators"].update(noise=torch.Generator().manual_seed(3).get_state()),
         lambda s: s["random"][0]["numpy"][1].copy_(s["random"][0]["numpy"][1].flip(0)),
-        lambda s: s["parts"]["schedule"].update(last_epoch=3),
+        lambda s: s["stateful"]["schedule"].update(last_epoch=3),
         lambda s: s["averages"]["body"]["module.0.bias"].add_(1),
-        lambda s: s["parts"]["sgd"]["state"][0]["momentum_buffer"].add_(1),
+        lambda s: s["stateful"]["sgd"]["state"][0]["momentum_buffer"].add_(1),
     ):
         state.write_bytes(at_ten)
         changed = checkpoints.load_state(state)
@@ -209,7 +210,7 @@ def test_mixed_precision_is_resumed_too(tmp_path, monkeypatch):
         line.network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
         monkeypatch.setenv("COURSE_PRECISION", precision)
         with contextlib.suppress(KeyboardInterrupt):
-            line.loop(state=tmp_path / "s.pt", hooks=[interrupt_at(5)]).run()
+            line.loop(resume_from=tmp_path / "s.pt", hooks=[interrupt_at(5)]).run()
 
     run("bfloat16")
     run("float32")
@@ -228,7 +229,7 @@ def interrupt_at(step: int, number: int = signal.SIGINT):
 
 
 def test_an_interrupted_loop_goes_on_in_memory(device, monkeypatch):
-    monkeypatch.setattr(training, "LOOK_EVERY", 1)  # a GPU, too, notices at once
+    monkeypatch.setattr(loop_module, "LOOK_EVERY", 1)  # a GPU, too, notices at once
     whole, cut = Line(device), Line(device)
     expected = whole.loop(averages={"network": 0.9})
     expected.run()
@@ -255,7 +256,7 @@ def test_a_signal_in_the_last_step_is_not_lost(number, moment, tmp_path, monkeyp
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
         hooks = [interrupt_at(10, number)] if moment == "hook" else []
-        loop = Line().loop(state=tmp_path / "s.pt", hooks=hooks)
+        loop = Line().loop(resume_from=tmp_path / "s.pt", hooks=hooks)
         with pytest.raises(KeyboardInterrupt, match="training stopped after step 10 of 10, kept in"):
             loop.run()
     finally:
@@ -270,7 +271,7 @@ def test_the_handlers_of_others_are_given_back(tmp_path):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        loop = Line().loop(hooks=[interrupt_at(3, signal.SIGTERM)], state=tmp_path / "s.pt")
+        loop = Line().loop(hooks=[interrupt_at(3, signal.SIGTERM)], resume_from=tmp_path / "s.pt")
         with pytest.raises(KeyboardInterrupt, match=r"kept in .*s\.pt"):
             loop.run()
         assert heard == [signal.SIGTERM]  # it reached its listener, after the state was saved
@@ -281,7 +282,7 @@ def test_the_handlers_of_others_are_given_back(tmp_path):
 
 
 def test_the_second_ctrl_c_does_not_wait():
-    with sessions.interruptions() as caught:
+    with resume.interruptions() as caught:
         signal.raise_signal(signal.SIGINT)
         assert caught == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt, match="middle of a step"):
@@ -291,7 +292,7 @@ def test_the_second_ctrl_c_does_not_wait():
 def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with sessions.interruptions() as caught:
+        with resume.interruptions() as caught:
             signal.raise_signal(signal.SIGINT)
         assert not caught
     finally:
@@ -312,19 +313,19 @@ def test_a_loop_runs_in_a_thread_that_hears_no_signals():
 def test_the_state_is_written_every_so_often_and_at_the_end(tmp_path, monkeypatch):
     written, save = [], checkpoints.save_state
     monkeypatch.setattr(checkpoints, "save_state", lambda path, s: (written.append(s["done"]), save(path, s)))
-    loop = Line().loop(state=tmp_path / "new folder" / "s.pt", save_every=4)
+    loop = Line().loop(resume_from=tmp_path / "new folder" / "s.pt", save_every=4)
     history = loop.run()
     assert written == [4, 8, 10]
     assert loop.run() is history and written == [4, 8, 10]
     again = Line(seed=1)
-    fresh = again.loop(state=tmp_path / "new folder" / "s.pt", save_every=4)
+    fresh = again.loop(resume_from=tmp_path / "new folder" / "s.pt", save_every=4)
     assert fresh.run() == history and not again.batches  # a finished run is only loaded
     assert fresh.seconds == loop.seconds > 0 and fresh.losses == loop.losses
 
 
 def test_seconds_add_up_over_the_sessions(tmp_path):
     def run(at: int) -> Loop:
-        loop = Line().loop(state=tmp_path / "s.pt", hooks=[interrupt_at(at), lambda loop: time.sleep(0.02)])
+        loop = Line().loop(resume_from=tmp_path / "s.pt", hooks=[interrupt_at(at), lambda loop: time.sleep(0.02)])
         with contextlib.suppress(KeyboardInterrupt):
             loop.run()
         return loop
@@ -346,18 +347,18 @@ def test_seconds_add_up_over_the_sessions(tmp_path):
 )
 def test_a_torn_or_foreign_file_is_refused_and_left_alone(content, message, tmp_path):
     path = tmp_path / "s.pt"
-    Line().loop(state=path).run()
+    Line().loop(resume_from=path).run()
     path.write_bytes(content(path.read_bytes()))
     before, line = path.read_bytes(), Line()
     with pytest.raises(CheckpointError, match=message):
-        line.loop(state=path).run()
+        line.loop(resume_from=path).run()
     assert path.read_bytes() == before and not line.batches
 
 
 def test_a_state_of_something_else_is_refused(tmp_path):
     checkpoints.save_state(tmp_path / "s.pt", {"weights": torch.ones(2)})
     with pytest.raises(CheckpointError, match="belongs to other settings: batch_size is missing there, 4 here"):
-        Line().loop(state=tmp_path / "s.pt").run()
+        Line().loop(resume_from=tmp_path / "s.pt").run()
 
 
 def test_a_failed_write_keeps_the_previous_state(tmp_path, monkeypatch):
@@ -373,16 +374,16 @@ def test_a_failed_write_keeps_the_previous_state(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.os, "replace", disk_full)
         with pytest.raises(OSError, match="no space left"):
-            Line().loop(steps=9, state=path, save_every=3).run()
+            Line().loop(steps=9, resume_from=path, save_every=3).run()
     assert list(tmp_path.iterdir()) == [path] and checkpoints.load_state(path)["done"] == 3
     line = Line()
-    line.loop(steps=9, state=path, save_every=3).run()
+    line.loop(steps=9, resume_from=path, save_every=3).run()
     assert len(line.batches) == 6
     assert_same(dict(line.network.state_dict()), dict(whole.network.state_dict()))
 
 
 def other_parts(line: Line, **parts) -> dict:
-    return {"parts": {"network": line.network, "optimiser": line.optimiser, **parts}}
+    return {"stateful": {"network": line.network, "optimiser": line.optimiser, **parts}}
 
 
 @pytest.mark.parametrize(
@@ -396,7 +397,7 @@ def other_parts(line: Line, **parts) -> dict:
         (lambda line: {"settings": {"lambda": 10}}, "lambda is missing there, 10 here"),
         (lambda line: other_parts(line, noise=torch.Generator()), "noise is missing there, Generator on cpu here"),
         (
-            lambda line: {"parts": {"network": nn.Linear(1, 2), "optimiser": line.optimiser}},
+            lambda line: {"stateful": {"network": nn.Linear(1, 2), "optimiser": line.optimiser}},
             r"network.weight is torch.float32 \(1, 1\) there, torch.float32 \(2, 1\) here; network.bias",
         ),
         (
@@ -404,16 +405,16 @@ def other_parts(line: Line, **parts) -> dict:
             r"optimiser.lr is 0.1 there, 0.2 here\. Delete it to start anew",
         ),
         (
-            lambda line: {"parts": {"network": nn.Sequential(*[nn.Linear(1, 1) for _ in range(4)])}},
+            lambda line: {"stateful": {"network": nn.Sequential(*[nn.Linear(1, 1) for _ in range(4)])}},
             "; and [0-9]+ more. Delete",
         ),
     ],
 )
 def test_a_state_of_other_settings_is_refused(change, message, tmp_path):
     path = tmp_path / "s.pt"
-    Line().loop(state=path).run()
+    Line().loop(resume_from=path).run()
     before, line = path.read_bytes(), Line()
-    loop = line.loop(**{"steps": 12} | change(line), state=path)
+    loop = line.loop(**{"steps": 12} | change(line), resume_from=path)
     with pytest.raises(CheckpointError, match=message):
         loop.run()
     assert path.read_bytes() == before and loop.done == 0
@@ -422,25 +423,27 @@ def test_a_state_of_other_settings_is_refused(change, message, tmp_path):
 def test_a_state_of_another_kind_of_device_is_refused(tmp_path):
     """A GPU's random numbers cannot be set on a CPU, nor the other way round."""
     path = tmp_path / "s.pt"
-    Line().loop(state=path, steps=5).run()
+    Line().loop(resume_from=path, steps=5).run()
     state = checkpoints.load_state(path)
     state["settings"]["device"] = "cuda"
     checkpoints.save_state(path, state)
     with pytest.raises(CheckpointError, match=r"device is cuda there, cpu here\. Delete it"):
-        Line().loop(state=path).run()
+        Line().loop(resume_from=path).run()
 
 
 def test_a_longer_run_continues_a_shorter_one_unless_a_schedule_was_told_its_length(tmp_path):
     whole, parted = Line(), Line()
     whole.loop(steps=10).run()
-    Line().loop(steps=6, state=tmp_path / "s.pt").run()
-    parted.loop(steps=10, state=tmp_path / "s.pt", save_every=1).run()  # how often it is saved does not matter either
+    Line().loop(steps=6, resume_from=tmp_path / "s.pt").run()
+    parted.loop(
+        steps=10, resume_from=tmp_path / "s.pt", save_every=1
+    ).run()  # how often it is saved does not matter either
     assert_same(dict(parted.network.state_dict()), dict(whole.network.state_dict()))
 
     def scheduled(steps: int) -> Loop:
         line = Line()
         schedule = torch.optim.lr_scheduler.LinearLR(line.optimiser, total_iters=steps)
-        return line.loop(steps=steps, state=tmp_path / "t.pt", **other_parts(line, schedule=schedule))
+        return line.loop(steps=steps, resume_from=tmp_path / "t.pt", **other_parts(line, schedule=schedule))
 
     scheduled(6).run()
     with pytest.raises(CheckpointError, match="steps is 6 there, 10 here"):
@@ -451,7 +454,7 @@ def test_an_optimiser_that_a_schedule_moved_still_fits_its_state(tmp_path):
     """As in a notebook, where only the cell with the loop is run again."""
     line = Line()
     schedule = torch.optim.lr_scheduler.StepLR(line.optimiser, 2)
-    given = other_parts(line, schedule=schedule) | {"state": tmp_path / "s.pt"}
+    given = other_parts(line, schedule=schedule) | {"resume_from": tmp_path / "s.pt"}
     with pytest.raises(KeyboardInterrupt):
         line.loop(**given, hooks=[interrupt_at(5), lambda loop: schedule.step()]).run()
     assert line.optimiser.param_groups[0]["lr"] < 0.1
@@ -466,7 +469,7 @@ def test_an_optimiser_that_a_schedule_moved_still_fits_its_state(tmp_path):
 @given(n=st.integers(1, 30), batch_size=st.integers(1, 40), seed=st.integers(-3, 2**40), steps=st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_every_epoch_is_a_permutation(n, batch_size, seed, steps):
-    batches = [sessions.batch_indices(step, n, batch_size, seed) for step in range(steps)]
+    batches = [resume.batch_indices(step, n, batch_size, seed) for step in range(steps)]
     assert all(batch.dtype == torch.int64 and batch.shape == (batch_size,) for batch in batches)
     stream = torch.cat(batches)
     for start in range(0, len(stream) - n + 1, n):
@@ -475,12 +478,12 @@ def test_every_epoch_is_a_permutation(n, batch_size, seed, steps):
 
 
 def test_the_order_depends_on_seed_and_epoch_only():
-    first, again, other = (sessions.batch_indices(0, 50, 100, seed) for seed in (1, 1, 2))
+    first, again, other = (resume.batch_indices(0, 50, 100, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert not torch.equal(first[:50], first[50:])
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    sessions.batch_indices(7, 51, 100, 3)
+    resume.batch_indices(7, 51, 100, 3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -499,11 +502,11 @@ def test_batches_of_all_kinds_reach_the_step_on_its_device(device):
         seen.append(batch)
         return {"loss": 1.0}
 
-    Loop(step, Data(), steps=2, batch_size=3, parts={"network": nn.Linear(1, 1).to(device)}, seed=4).run()
+    Loop(step, Data(), steps=2, batch_size=3, stateful={"network": nn.Linear(1, 1).to(device)}, seed=4).run()
     for number, batch in enumerate(seen):
         x, (indices,) = batch["pair"]
         assert indices.device.type == x.device.type == device.type and batch["names"] == "abc"
-        assert indices.tolist() == sessions.batch_indices(number, 5, 3, seed=4).tolist()
+        assert indices.tolist() == resume.batch_indices(number, 5, 3, seed=4).tolist()
         assert x.dtype == torch.float64
 
 
@@ -536,10 +539,10 @@ def test_a_loss_need_not_be_there_at_every_step(tmp_path):
         found = line.step(x)
         return found | ({"penalty": 2, "double": torch.tensor([1 / 3])} if len(line.batches) % 3 == 2 else {})
 
-    history = line.loop(step=step, steps=7, state=tmp_path / "s.pt").run()
+    history = line.loop(step=step, steps=7, resume_from=tmp_path / "s.pt").run()
     assert [math.isnan(value) for value in history["penalty"]] == [k % 3 != 2 for k in range(1, 8)]
     assert history["penalty"][4] == 2 and history["double"][4] == pytest.approx(1 / 3)
-    loaded = Line().loop(steps=7, state=tmp_path / "s.pt").run()
+    loaded = Line().loop(steps=7, resume_from=tmp_path / "s.pt").run()
     assert np.array_equal(loaded["penalty"], history["penalty"], equal_nan=True)
 
 
@@ -550,7 +553,7 @@ def test_a_loss_that_is_no_number_stops_the_run(value, tmp_path):
     def step(x):
         return line.step(x) | {"penalty": torch.tensor(value if len(line.batches) == 6 else 0.5)}
 
-    loop = line.loop(step=step, state=tmp_path / "s.pt", save_every=2, title="line")
+    loop = line.loop(step=step, resume_from=tmp_path / "s.pt", save_every=2, title="line")
     message = rf"line: at step 6 penalty is {value}\. A lower learning rate.* .*s\.pt holds the last whole state"
     with pytest.raises(FloatingPointError, match=message):
         loop.run()
@@ -571,7 +574,9 @@ def test_weights_that_an_update_broke_are_not_kept(keep, average, tmp_path):
             nn.init.constant_(broken.bias, math.nan)
         return found
 
-    loop = line.loop(step=step, averages={"network": 0.9}, state=path if keep else None, save_every=3, title="line")
+    loop = line.loop(
+        step=step, averages={"network": 0.9}, resume_from=path if keep else None, save_every=3, title="line"
+    )
     names = "average of network.bias" if average else "network.bias, average of network.bias"
     kept = r".* .*s\.pt holds the last whole state\." if keep else ""
     message = rf"^line: after step 6 {names} hold NaN or infinity\. A lower learning rate.*division by it\.{kept}$"
@@ -591,7 +596,7 @@ def test_a_gradient_that_is_no_number_at_the_last_step_is_noticed(tmp_path):
         descend(loss, line.optimiser)
         return {"loss": loss}
 
-    loop = line.loop(step=step, steps=1, state=tmp_path / "s.pt")
+    loop = line.loop(step=step, steps=1, resume_from=tmp_path / "s.pt")
     with pytest.raises(FloatingPointError, match=r"after step 1 network\.weight, network\.bias hold NaN"):
         loop.run()
     assert not (tmp_path / "s.pt").exists()
@@ -659,7 +664,7 @@ def test_the_average_equals_a_slow_loop_in_doubles(decay):
 
     parts = {"network": network, "optimiser": optimiser}
     data = torch.randn(20, 3).double()
-    loop = Loop(step, data, steps=40, batch_size=5, parts=parts, averages={"network": decay})
+    loop = Loop(step, data, steps=40, batch_size=5, stateful=parts, averages={"network": decay})
     loop.run()
     expected = [[float(value) for value in p.flatten()] for p in seen[0]]
     for k, weights in enumerate(seen[1:], 1):
@@ -753,7 +758,7 @@ def test_watching_does_not_change_the_training(device):
             descend(loss, optimiser)
             return {"loss": loss}
 
-        Loop(step, torch.randn(9, 4), steps=6, batch_size=3, parts={"network": network}, hooks=hooks).run()
+        Loop(step, torch.randn(9, 4), steps=6, batch_size=3, stateful={"network": network}, hooks=hooks).run()
         return {name: tensor.cpu() for name, tensor in network.state_dict().items()}
 
     draw = every(2, lambda loop: torch.randn(7, device=device))
@@ -773,7 +778,7 @@ def test_watching_does_not_change_the_training(device):
         ({"seed": None}, ValueError, "seed must be a whole number; got None"),
         ({"data": torch.ones(0, 3)}, ValueError, "samples must be a whole number from 1; got 0"),
         ({"data": iter([])}, TypeError, "len"),
-        ({"parts": {"network": 3}}, TypeError, "a part needs state_dict and load_state_dict; 'network' is int"),
+        ({"stateful": {"network": 3}}, TypeError, "a part needs state_dict and load_state_dict; 'network' is int"),
         ({"averages": {"other": 0.9}}, ValueError, "'other' must be a module among the parts"),
         ({"averages": {"optimiser": 0.9}}, ValueError, "'optimiser' must be a module among the parts"),
         ({"averages": {"network": 1.0}}, ValueError, r"decay in \[0, 1\); got 1.0"),
@@ -786,7 +791,7 @@ def test_arguments_are_checked(changes, error, message):
 
 def test_parts_on_two_devices_are_refused():
     with pytest.raises(ValueError, match="must lie on one device; 'network' on cpu, 'other' on meta"):
-        Line().loop(parts={"network": nn.Linear(1, 1), "other": nn.Linear(1, 1, device="meta")})
+        Line().loop(stateful={"network": nn.Linear(1, 1), "other": nn.Linear(1, 1, device="meta")})
 
 
 def test_a_generator_lies_where_the_network_does(device):
@@ -799,14 +804,14 @@ def test_a_generator_lies_where_the_network_does(device):
 
 def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    assert sessions.with_index(torch.device("cuda")) == torch.device("cuda:3")
+    assert resume.with_index(torch.device("cuda")) == torch.device("cuda:3")
     for exact in ("cuda:1", "cpu", "meta"):
-        assert sessions.with_index(torch.device(exact)) == torch.device(exact)
+        assert resume.with_index(torch.device(exact)) == torch.device(exact)
 
     class OnSomeGPU(torch.Generator):
         device = torch.device("cuda")
 
-    assert sessions.device_of({"rng": OnSomeGPU()}) == torch.device("cuda:3")
+    assert resume.device_of({"rng": OnSomeGPU()}) == torch.device("cuda:3")
 
 
 def test_every_refuses_less_than_one_step():
@@ -820,8 +825,8 @@ JOINT = """
 import json, os, sys
 import torch
 from torch import nn
-from course_lib.base import processes, runtime
-from course_lib.base.training import Loop, descend
+from course_lib.base import distributed, runtime
+from course_lib.base.loop import Loop, descend
 
 def train(folder, steps=6):
     first = int(os.environ.get("RANK", 0)) == 0
@@ -844,11 +849,12 @@ def train(folder, steps=6):
 
     data = torch.randn(30, 3, generator=torch.Generator().manual_seed(1)).double()
     parts = {"G": G, "D": D, "G_optimiser": G_optimiser, "D_optimiser": D_optimiser, "norm": norm, "noise": noise}
-    loop = Loop(step, data, steps=steps, batch_size=8, parts=parts, averages={"G": 0.9}, state=f"{folder}/state.pt")
+    loop = Loop(step, data, steps=steps, batch_size=8, stateful=parts, averages={"G": 0.9},
+                resume_from=f"{folder}/state.pt")
     history = loop.run()
     result = {"gradients": gradients, "weights": [dict(net.state_dict()) for net in (G, D, loop.averaged["G"], norm)],
-              "history": history, "drawn": drawn, "count": processes.count(), "main": processes.is_main()}
-    torch.save(result, f"{folder}/{processes.index()}_{steps}.pt")
+              "history": history, "drawn": drawn, "count": distributed.count(), "main": distributed.is_main()}
+    torch.save(result, f"{folder}/{distributed.index()}_{steps}.pt")
 
 if __name__ == "__main__":
     for steps in map(int, sys.argv[2:]):
@@ -925,7 +931,7 @@ def test_the_state_of_two_processes_is_not_taken_up_by_one(joint):
 
 
 def test_processes_must_be_able_to_share_a_batch(monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ValueError, match="3 processes cannot share a batch of 4 equally"):
         Line().loop()
 
@@ -933,16 +939,16 @@ def test_processes_must_be_able_to_share_a_batch(monkeypatch):
 def test_a_process_alone_needs_no_accelerate(monkeypatch):
     """A machine's queue may set WORLD_SIZE for a process that nobody launched together with others."""
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    processes._together.cache_clear()
+    distributed._together.cache_clear()
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     tensor = torch.ones(2)
-    assert (processes.count(), processes.index(), processes.is_main()) == (1, 0, True)
-    processes.average([tensor])
-    processes.copy_from_main([tensor])
-    assert tensor.tolist() == [1, 1] and processes.gather("thing") == ["thing"]
-    processes._together.cache_clear()
+    assert (distributed.count(), distributed.index(), distributed.is_main()) == (1, 0, True)
+    distributed.average([tensor])
+    distributed.copy_from_main([tensor])
+    assert tensor.tolist() == [1, 1] and distributed.gather("thing") == ["thing"]
+    distributed._together.cache_clear()
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(ImportError, match="pip install accelerate"):
-        processes.count()
-    processes._together.cache_clear()
+        distributed.count()
+    distributed._together.cache_clear()

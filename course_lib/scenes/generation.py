@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from course_lib.base.scenes.masks import seen
-from course_lib.base.scenes.world import (
+from course_lib.scenes.masks import seen
+from course_lib.scenes.world import (
     BACKDROPS,
     COLOURS,
     GROUNDS,
@@ -23,7 +23,7 @@ MOST_OBJECTS = 10
 _HEIGHTS = {"small": (0.95, 1.2), "large": (1.65, 2.0)}  # metres
 _FIGURE = 1.35  # times as high, for its limbs to be seen
 _TILT = {"square": 0.25, "triangle": 0.12, "star": 0.3, "heart": 0.3, "tree": 0.06}  # radians at most, either way
-_NEAREST = 0.95  # row of the foot of the nearest objects, as a part of the picture's height
+_NEAREST = 0.95  # row of the foot of the nearest objects, as a part of the image's height
 _REACH = 1.9  # the farthest objects are so many times farther than the nearest
 _SHARED = 0.55  # of the smaller of two objects' frames, at most, for both to be seen
 
@@ -46,7 +46,7 @@ class _Dice:
 
 
 def draw_camera(generator: torch.Generator) -> Camera:
-    """A camera at a person's height, the horizon in the upper half of the picture."""
+    """A camera at a person's height, the horizon in the upper half of the image."""
     dice = _Dice(generator)
     return Camera(focal=dice.between(1.0, 1.25), horizon=dice.between(0.3, 0.42), height=dice.between(1.5, 1.9))
 
@@ -72,8 +72,8 @@ def _draw_thing(dice: _Dice, camera: Camera, name: str) -> Thing:
     size, is_figure = dice.one_of(SIZES), name == "figure"
     height = dice.between(*_HEIGHTS[size]) * (_FIGURE if is_figure else 1)
     near = camera.focal * camera.height / (_NEAREST - camera.horizon)
-    z = near / dice.between(1 / _REACH, 1)  # evenly over the rows of the picture
-    x = dice.between(-0.4, 0.4) * z / camera.focal  # of the picture's width, from its middle
+    z = near / dice.between(1 / _REACH, 1)  # evenly over the rows of the image
+    x = dice.between(-0.4, 0.4) * z / camera.focal  # of the image's width, from its middle
     tilt = _TILT.get(name, 0.0) * dice.between(-1, 1)
     pose = _draw_pose(dice) if is_figure else ()
     return Thing(name, size, dice.one_of(TEXTURES), dice.one_of(COLOURS), height, x, z, tilt, pose)
@@ -107,11 +107,11 @@ def draw_scene(
     objects: tuple[int, int] = (1, 5),
     things: Sequence[str] = THINGS,
 ) -> Scene:
-    """A scene by lot, its objects all to be seen: at least a quarter of each is in the picture and not hidden.
+    """A scene by lot, its objects all to be seen: at least a quarter of each is in the image and not hidden.
 
     Args:
         generator: all chance comes from it; on the CPU.
-        size: of the picture, 32 to 256 pixels; does not change what is drawn, apart from objects on the brink.
+        size: of the image, 32 to 256 pixels; does not change what is drawn, apart from objects on the brink.
         objects: the least and the most objects; fewer where there is no room, as in a quarter of scenes of 5.
         things: the classes to draw from.
 

@@ -1,0 +1,39 @@
+"""The toy world of chapters 6 to 10: small scenes drawn by lot, of which everything is known.
+
+    scene = scenes.draw_scene(torch.Generator().manual_seed(0), size=64)      # a description in metres and words
+    image = scenes.render(scene)                                           # pixels, and all their labels
+    images = scenes.Scenes(2000, size=64, seed=0).render_all()             # a data set of them
+
+`world` holds the description, `drawing` draws one by lot; `shapes`, `outlines` and `masks` say which pixels an object
+covers, `painting` colours them, `rendering` puts image and labels together; `captions` speaks and reads, `coco`
+exports.
+"""
+
+from course_lib.scenes.captions import (
+    PLACES,
+    Facts,
+    Mention,
+    describe,
+    facts,
+    parse,
+)
+from course_lib.scenes.dataset import CATEGORY, Scenes, run_lengths, segments, to_coco
+from course_lib.scenes.generation import draw_scene
+from course_lib.scenes.masks import FEWEST_PIXELS
+from course_lib.scenes.rendering import STUFF_SEGMENTS, Rendering, render, tight_boxes
+from course_lib.scenes.world import (
+    BACKDROPS,
+    CLASSES,
+    COLOURS,
+    GROUNDS,
+    KEYPOINTS,
+    LIGHTS,
+    SIZES,
+    SKELETON,
+    STUFF,
+    TEXTURES,
+    THINGS,
+    Camera,
+    Scene,
+    Thing,
+)

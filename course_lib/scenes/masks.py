@@ -1,0 +1,179 @@
+"""Objects as the camera sees them, and how far a point of the image is from them.
+
+Which pixels an object covers, and which of them are seen.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from course_lib.scenes.world import Camera, Part, Points, Scene, Thing, parts_of
+
+
+@dataclass(frozen=True)
+class Outline:
+    """An object in the image, all in pixels, y down.
+
+    Attributes:
+        parts: what it consists of, later ones over earlier ones.
+        origin, scale, tilt: the frame that its texture is attached to: its middle, a unit's length, its turn.
+        joints: of a figure, the KEYPOINTS; else empty.
+    """
+
+    parts: tuple[Part, ...]
+    origin: tuple[float, float]
+    scale: float
+    tilt: float
+    joints: Points = ()
+
+
+def outline(thing: Thing, camera: Camera, size: int) -> Outline:
+    """An object as the camera sees it in an image of `size`: turned by its tilt, its lowest point on the ground."""
+    parts, joints = parts_of(thing)
+    c, s = math.cos(thing.tilt), math.sin(thing.tilt)
+    turned = [[(c * x - s * y, s * x + c * y) for x, y in part.points] for part in parts]
+    lowest = min(y - part.radius for part, points in zip(parts, turned, strict=True) for _, y in points)
+    u, v = camera.project(thing.x, 0.0, thing.z, size)
+    scale = thing.height * camera.focal * size / (thing.z - camera.z)
+
+    def pixels(points: list[tuple[float, float]]) -> Points:
+        return tuple((u + scale * x, v - scale * (y - lowest)) for x, y in points)
+
+    return Outline(
+        tuple(
+            Part(pixels(points), scale * part.radius, scale * part.hole, part.tone)
+            for part, points in zip(parts, turned, strict=True)
+        ),
+        (u, v + scale * lowest),
+        scale,
+        thing.tilt,
+        pixels([(c * x - s * y, s * x + c * y) for x, y in joints]),
+    )
+
+
+def signed_distance(parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
+    """Distance of points to the union of some parts, negative inside; exact outside, a bound inside.
+
+    Args:
+        x: (W,). y: (H,). In pixels, float64. Returns (H, W).
+    """
+    lines = [part for part in parts if len(part.points) < 3]
+    found = [_to_polygon(part.points, x, y) - part.radius for part in parts if len(part.points) > 2]
+    if lines:
+        start, end = (torch.tensor([part.points[i] for part in lines], dtype=x.dtype) for i in (0, -1))
+        limits = torch.tensor([(part.radius, part.hole or -math.inf) for part in lines], dtype=x.dtype)
+        radius, hole = limits.T[..., None, None]
+        distance = _to_segments(start, end, x, y)
+        found.append(torch.maximum(distance - radius, hole - distance).amin(0))
+    return torch.stack(found).amin(0) if len(found) > 1 else found[0]
+
+
+def _to_segments(start: Tensor, end: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Distance (E, H, W) of points to segments from `start` to `end`, (E, 2)."""
+    start, direction = start[..., None, None], (end - start)[..., None, None]
+    dx, dy = x - start[:, 0], y[:, None] - start[:, 1]
+    ex, ey = direction.unbind(1)
+    along = ((dx * ex + dy * ey) / (ex**2 + ey**2).clamp_min(1e-12)).clamp(0, 1)
+    return torch.hypot(dx - along * ex, dy - along * ey)
+
+
+def _to_polygon(corners: Points, x: Tensor, y: Tensor) -> Tensor:
+    """Distance (H, W) of points to a polygon's sides; negative inside, where a ray crosses an odd number of sides."""
+    start = torch.tensor(corners, dtype=x.dtype)
+    end = start.roll(-1, 0)
+    distance = _to_segments(start, end, x, y).amin(0)
+    (ax, ay), (bx, by) = (points.T[..., None, None] for points in (start, end))
+    row = y[:, None]
+    slope = (bx - ax) / torch.where(by == ay, 1, by - ay)  # a level side is crossed by no level ray
+    crossed = ((ay <= row) != (by <= row)) & (x < ax + (row - ay) * slope)
+    return torch.where(crossed.sum(0) % 2 == 1, -distance, distance)
+
+
+FEWEST_PIXELS = 8  # an object of which fewer are seen is not in the scene
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """An object and the rectangle of pixels around it, which may extend beyond the image.
+
+    Attributes:
+        outline: in pixels of the image.
+        left, top: the rectangle's first column and row.
+        distance: (h, w) float64, signed distance of the pixels' centres to the object, in pixels; inside below 0.
+    """
+
+    outline: Outline
+    left: int
+    top: int
+    distance: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """Centres of the rectangle's columns, (w,)."""
+        return centres(self.left, self.distance.shape[1])
+
+    @property
+    def y(self) -> Tensor:
+        """Centres of the rectangle's rows, (h,)."""
+        return centres(self.top, self.distance.shape[0])
+
+    def window(self, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns of the part inside an image of `size`: in the image's counting, and the rectangle's."""
+        ranges = []
+        for start, length in zip((self.top, self.left), self.distance.shape, strict=True):
+            low, high = (min(max(at, 0), size) for at in (start, start + length))
+            ranges.append((slice(low, high), slice(low - start, high - start)))
+        (rows, own_rows), (columns, own_columns) = ranges
+        return (rows, columns), (own_rows, own_columns)
+
+
+def centres(start: int, length: int) -> Tensor:
+    """Pixel centres start + ½, …, float64, (length,)."""
+    return torch.arange(start, start + length, dtype=torch.float64) + 0.5
+
+
+@functools.lru_cache(maxsize=32)  # who draws a scene, looks whether all of it is seen, and renders it next
+def cut_out(thing: Thing, camera: Camera, size: int) -> Cutout:
+    """An object as the camera sees it in an image of `size`, with a margin of one pixel around it."""
+    shape = outline(thing, camera, size)
+    extent = [(*point, part.radius + 1) for part in shape.parts for point in part.points]
+    left, top = (math.floor(min(p[axis] - p[2] for p in extent)) for axis in (0, 1))
+    right, bottom = (math.ceil(max(p[axis] + p[2] for p in extent)) for axis in (0, 1))
+    x, y = centres(left, right - left), centres(top, bottom - top)
+    return Cutout(shape, left, top, signed_distance(shape.parts, x, y))
+
+
+def whole_masks(cutouts: list[Cutout], size: int) -> Tensor:
+    """Where each object would be seen if it were alone: (N, size, size) bool, true where a pixel's centre is inside."""
+    masks = torch.zeros(len(cutouts), size, size, dtype=torch.bool)
+    for mask, cutout in zip(masks, cutouts, strict=True):
+        inside, own = cutout.window(size)
+        mask[inside] = cutout.distance[own] <= 0
+    return masks
+
+
+def visible_masks(whole: Tensor) -> Tensor:
+    """Of masks (N, H, W) from back to front, what the later ones leave of each."""
+    in_front = whole.flip(0).cumsum(0).flip(0) - whole.int()
+    return whole & (in_front == 0)
+
+
+def seen(scene: Scene) -> list[float]:
+    """Of each object, the part that is in the image and not hidden, 0 to 1; 0 if it is fewer than FEWEST_PIXELS."""
+    cutouts = [cut_out(thing, scene.camera, scene.size) for thing in scene.things]
+    visible = visible_masks(whole_masks(cutouts, scene.size)).sum((1, 2)).tolist()
+    areas = [int((cutout.distance <= 0).sum()) for cutout in cutouts]
+    return [p / max(area, 1) if p >= FEWEST_PIXELS else 0.0 for p, area in zip(visible, areas, strict=True)]
+
+
+def without_hidden(scene: Scene) -> tuple[Scene, list[Cutout], Tensor]:
+    """The scene without objects of which fewer than FEWEST_PIXELS are seen; cutouts, visible masks (N, H, W)."""
+    cutouts = [cut_out(thing, scene.camera, scene.size) for thing in scene.things]
+    whole = whole_masks(cutouts, scene.size)
+    kept = [n for n, pixels in enumerate(visible_masks(whole).sum((1, 2)).tolist()) if pixels >= FEWEST_PIXELS]
+    scene = replace(scene, things=tuple(scene.things[n] for n in kept))
+    return scene, [cutouts[n] for n in kept], visible_masks(whole[kept])

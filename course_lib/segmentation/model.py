@@ -1,0 +1,171 @@
+"""One network for all three tasks: U-shaped, with three heads (after Panoptic-DeepLab, Cheng et al. 2020).
+
+What the profession uses: torchvision's DeepLab and Mask R-CNN, trained on photographs of COCO.
+
+Downloads of 42 MB (DeepLabv3, Chen et al. 2017, on MobileNetV3) and 170 MB (Mask R-CNN, He et al. 2017, on ResNet-50).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import torchvision.models as models
+from torch import Tensor, nn
+
+from course_lib import scenes
+from course_lib.base import datasets, runtime, zoo
+from course_lib.detection.model import Detector, Residual, SmallBackbone
+from course_lib.segmentation.instance import Instances
+
+OFFSET_UNIT = 8.0  # pixels: the network's own numbers are then about 1
+
+
+class Maps(NamedTuple):
+    """What the network says of B images.
+
+    logits: (B, C, H, W), of the classes. heatmap: (B, H, W), about 1 at centres of objects. offsets: (B, 2, H, W), in
+    pixels, (down, right) to the centre.
+    """
+
+    logits: Tensor
+    heatmap: Tensor
+    offsets: Tensor
+
+
+class SegmentationNet(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] → `Maps`; H and W are multiples of `divisor`.
+
+    A U-Net in small (Ronneberger et al. 2015): chapter 7's backbone goes down, and on the way up each level also sees
+    its twin. Departures: skips are added, not concatenated, which is cheaper; the finest level is half the image's
+    size, and its channels become pixels at the end; BatchNorm instead of the base U-Net's group normalisation, with
+    which half a minute of training gets farther. All but the finest level is chapter 7's pyramid, see `take_up`.
+
+    Args:
+        classes: things and stuff. widths: channels at strides 2, 4, 8 and so on. width: channels of the way up.
+    """
+
+    def __init__(
+        self, classes: int = len(scenes.CLASSES), widths: Sequence[int] = (32, 64, 64, 96), width: int = 64
+    ) -> None:
+        super().__init__()
+        self.classes, self.divisor = classes, 2 ** len(widths)
+        fine = widths[0]
+        self.backbone = SmallBackbone(widths)
+        self.lateral = nn.ModuleList(_pointwise(channels, width) for channels in self.backbone.widths)
+        self.smooth = nn.ModuleList(Residual(width, width) for _ in self.backbone.widths)
+        self.fine_lateral, self.narrow = _pointwise(fine, fine), _pointwise(width, fine)
+        # At the finest level one convolution must do: it costs as much as a whole block of the next.
+        self.fine_smooth = nn.Sequential(nn.Conv2d(fine, fine, 3, padding=1, bias=False), nn.BatchNorm2d(fine))
+        self.heads = nn.Conv2d(fine, 4 * (classes + 3), 1)
+        nn.init.zeros_(self.heads.bias)
+        # At first: no centres, no offsets. (Not so the classes: with small weights there they are learnt later.)
+        nn.init.normal_(self.heads.weight[4 * classes :], std=0.01)
+        self.to(memory_format=torch.channels_last)  # in this order of memory convolutions run fastest
+
+    def forward(self, images: Tensor) -> Maps:
+        """Raises ValueError for another shape, or sides that `divisor` does not divide."""
+        if images.ndim != 4 or images.shape[1] != 3 or any(side % self.divisor for side in images.shape[2:]):
+            raise ValueError(
+                f"expected images (B, 3, H, W) with H and W multiples of {self.divisor}, got {tuple(images.shape)}"
+            )
+        x = self.backbone.stem(2 * images.contiguous(memory_format=torch.channels_last) - 1)
+        fine, down = self.fine_lateral(x), []
+        for level in self.backbone.levels:
+            down.append(x := level(x))
+        x = None
+        for features, lateral, smooth in reversed(list(zip(down, self.lateral, self.smooth, strict=True))):
+            own = lateral(features)
+            x = smooth(F.relu(own if x is None else own + _doubled(x)))
+        x = F.relu(self.fine_smooth(F.relu(fine + _doubled(self.narrow(x)))))
+        maps = F.pixel_shuffle(self.heads(x).float(), 2)  # mixed precision ends here
+        return Maps(maps[:, : self.classes], maps[:, self.classes], OFFSET_UNIT * maps[:, self.classes + 1 :])
+
+    def take_up(self, detector: Detector) -> "SegmentationNet":
+        """Itself, with backbone and pyramid of a trained detector of the same widths, to go on from.
+
+        Raises:
+            ValueError: a detector of other widths.
+        """
+        shared = {
+            k: v for k, v in detector.state_dict().items() if k.split(".")[0] in ("backbone", "lateral", "smooth")
+        }
+        own = self.state_dict()
+        if any(k not in own or own[k].shape != v.shape for k, v in shared.items()):
+            raise ValueError(f"expected a detector whose levels have {self.backbone.widths} channels")
+        self.load_state_dict(own | shared)
+        return self
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _pointwise(channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))
+
+
+DEEPLAB = models.segmentation.DeepLabV3_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1
+MASK_RCNN = models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1
+
+
+class PretrainedSemantic(nn.Module):
+    """torchvision's DeepLabv3 (Chen et al. 2017) on MobileNetV3: what each pixel of a photograph shows.
+
+    For the 20 classes of Pascal VOC; a download of 42 MB.
+
+    Args:
+        network: torchvision's.
+        names: of the classes; the map holds indices into it. The first is everything else.
+    """
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+        # ImageNet's statistics, which the network expects to be removed.
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+
+    @torch.no_grad()
+    def forward(self, photographs: Tensor) -> Tensor:
+        """Classes int64 (B, H, W) of photographs (B, 3, H, W) in [0, 1]."""
+        return self.network((photographs - self.mean) / self.std)["out"].argmax(1)
+
+
+class PretrainedInstances(nn.Module):
+    """torchvision's Mask R-CNN (He et al. 2017) on ResNet-50: everyday things and their masks, which may overlap.
+
+    For the 80 classes of COCO's things; a download of 170 MB.
+
+    Args:
+        network: torchvision's.
+        names: of the classes; labels are indices into it.
+    """
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    @torch.no_grad()
+    def forward(self, photographs: Tensor, minimum: float = 0.5) -> list[Instances]:
+        """The objects of each of (B, 3, H, W) in [0, 1] with scores from the minimum, best first."""
+        found = []
+        for each in self.network(list(photographs)):
+            sure = each["scores"] >= minimum
+            found.append(Instances(each["masks"][sure, 0] >= 0.5, each["labels"][sure], each["scores"][sure]))
+        return found
+
+
+def _deeplab() -> PretrainedSemantic:
+    network = models.segmentation.deeplabv3_mobilenet_v3_large(weights=DEEPLAB)
+    return PretrainedSemantic(network, tuple(DEEPLAB.meta["categories"]))
+
+
+def _mask_rcnn() -> PretrainedInstances:
+    network = models.detection.maskrcnn_resnet50_fpn(weights=MASK_RCNN)
+    return PretrainedInstances(network, tuple(MASK_RCNN.meta["categories"]))
+
+
+zoo.register("panoptic_scenes", SegmentationNet)
+zoo.register("deeplab", _deeplab, licence="BSD-3-Clause", url=DEEPLAB.url)
+zoo.register("mask_rcnn", _mask_rcnn, licence="BSD-3-Clause", url=MASK_RCNN.url)
