@@ -103,7 +103,7 @@ class PlainVGG(nn.Module):
 
 
 def plain_transfer(objective: nst.Objective, x: Tensor, evaluations: int) -> list[float]:
-    """The usual tutorial's loop and Gram matrix; the total loss at each panoptic."""
+    """The usual tutorial's loop and Gram matrix; the total loss at each evaluation."""
 
     def gram(features: Tensor) -> Tensor:
         B, C, H, W = features.shape

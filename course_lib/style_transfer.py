@@ -177,7 +177,7 @@ def optimise(
         objective: what to lower; called once a step.
         steps: how many gradients to take.
         optimiser: "lbfgs", as in the paper, or "adam".
-        callback: gets step, image (a copy, in [0, 1]) and losses, after each panoptic.
+        callback: gets step, image (a copy, in [0, 1]) and losses, after each evaluation.
 
     Returns:
         The image of the lowest total loss seen; on KeyboardInterrupt the best until then.
