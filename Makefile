@@ -12,7 +12,7 @@ MADE := $(VENV)/.course-made-this-venv
 # run in another folder.
 export PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(BIN):$(PATH)
 
-.PHONY: help lab test run bench checkpoints clean
+.PHONY: help lab test run bench tables checkpoints clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,13 +31,19 @@ test: $(STAMP) ## install the course, then check style, unit tests and every cel
 run: $(STAMP) ## execute every notebook into build/*.html; time, peak memory and result of each
 	$(PY) benchmarks/notebooks.py --html build --json build/notebooks.json
 
-bench: $(STAMP) ## run every script of benchmarks/; tables here, figures in build/*.json
-	@mkdir -p build
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; \
-		$(PY) "$$script" --json "build/$$(basename "$$script" .py).json"; done
+# busy.py first: it needs a machine at rest, which the others leave warm.
+BENCHMARKS = busy style_transfer upsampling gan generative_timeline diffusion detection segmentation notebooks
+
+bench: $(STAMP) ## measure everything anew into benchmarks/results/*.json (two hours), then the tables
+	@failed=; for name in $(BENCHMARKS); do echo "== $$name"; \
+		$(PY) benchmarks/$$name.py --json benchmarks/results/$$name.json || failed="$$failed $$name"; done; \
+		$(PY) benchmarks/tables.py; [ -z "$$failed" ] || { echo "bars missed:$$failed" >&2; exit 1; }
+
+tables: $(STAMP) ## write the numbers of README, data/README and the lessons from their sources
+	$(PY) benchmarks/tables.py
 
 checkpoints: $(STAMP) ## train data/checkpoints anew with every script of recipes/ (hours on a CPU)
-	@set -e; for script in $(sort $(wildcard recipes/*.py)); do echo "== $$script"; $(PY) "$$script"; done
+	@set -e; for script in $(filter-out recipes/common.py,$(sort $(wildcard recipes/*.py))); do echo "== $$script"; $(PY) "$$script"; done
 
 clean: ## remove what make created: build/, caches, and the environment unless it was there before
 	rm -rf build .pytest_cache .ruff_cache .hypothesis $(wildcard */__pycache__ */*/__pycache__)

@@ -1,0 +1,225 @@
+"""Write every published number from its one source: what benchmarks/results/*.json and the checkpoints say of themselves.
+
+    python benchmarks/tables.py            rewrites README.md, data/README.md and the lessons' line "Measured"
+    python benchmarks/tables.py --check    changes nothing; exits with 1 if a number on a page is not its source's
+
+On a page a table stands between `<!-- table: NAME -->` and `<!-- /table -->`, and NAME is a function below.
+"""
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from course_lib.base import checkpoints, zoo
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+# What a checkpoint is, in a word or two; its other columns come from its header.
+WHAT = {
+    "features": "perceptual features, a narrow VGG",
+    "classifier_digits": "judge of the 8×8 digits",
+    "classifier_mnist": "judge of MNIST",
+    "classifier_fashion_mnist": "judge of Fashion-MNIST",
+    "vae_mnist": "VAE 2013",
+    "gan_mnist": "GAN 2014",
+    "dcgan_mnist": "DCGAN 2015",
+    "stylegan_mnist": "StyleGAN 2018",
+    "dcgan_mnist_conditional": "DCGAN with classes",
+    "dcgan_fashion_mnist": "DCGAN with classes",
+    "dcgan_cats": "DCGAN, 32×32",
+    "diffusion_mnist": "diffusion with classes",
+    "diffusion_fashion_mnist": "diffusion with classes",
+    "diffusion_cats": "diffusion, 32×32",
+    "detector_scenes": "detector of scenes, 64 px",
+    "detector_pedestrians": "detector of people on foot",
+    "panoptic_scenes": "segmentation of scenes, 64 px",
+}
+SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "test accuracy", "ELBO, nats", "AP", "AP50",
+         "mIoU", "mask AP", "PQ")  # fmt: skip
+PERCENT = {"copied", "agreement", "test accuracy"}
+
+
+@functools.cache
+def results(name: str) -> dict[str, Any]:
+    """The figures of a benchmark's last committed run."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown."""
+    lines = [list(head), *([str(cell) for cell in row] for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def score(name: str, value: Any) -> str:
+    """A score as text: with its interval where it has one, shares in percent."""
+    unit, sign = (100, " %") if name in PERCENT else (1, "")
+    if isinstance(value, dict) and "value" in value:
+        low, high = (f"{unit * value[end]:.3g}" for end in ("low", "high"))
+        bounds = "" if low == high else f" [{low}, {high}]"
+        return f"{unit * value['value']:.3g}{sign}{bounds}"
+    return f"{unit * value:.3g}{sign}" if isinstance(value, int | float) else str(value)
+
+
+def measured_at(name: str) -> str:
+    """Where and when a benchmark was run, and by which command."""
+    where = results(name)["environment"]
+    return (
+        f"*`python benchmarks/{name}.py`, {where['date']}, {where['processor']}, {where['threads']} threads, "
+        f"torch {where['torch'].partition('+')[0]}.*"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds below two minutes, else minutes."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def shipped_networks() -> str:
+    """data/README.md: every checkpoint, as its own header describes it."""
+    rows = []
+    for name, what in WHAT.items():
+        tensors, header = checkpoints.load(name)
+        scores = json.loads(header["score"])
+        if explained := scores.get("explained variance, held-out"):
+            shown = "explained variance: " + ", ".join(f"{k} {v:.3g}" for k, v in sorted(explained.items()))
+        else:
+            shown = ", ".join(f"{key} {score(key, scores[key])}" for key in SHOWN if key in scores)
+        size = (checkpoints.folder() / f"{name}.safetensors").stat().st_size
+        rows.append([f"`{name}`", what, f"{weights(name):,}", f"`{header['recipe']}`", header["data"],
+                     duration(float(header["seconds"])), shown, f"{size / 1e6:.2f} MB, `{header['sha256']}`"])  # fmt: skip
+    return markdown(["name", "what", "weights", "recipe", "data", "time", "score", "size, SHA-256"], rows)
+
+
+def weights(name: str) -> int:
+    """How many numbers of a shipped network are learned: its parameters, without buffers."""
+    return sum(parameter.numel() for parameter in zoo.build(name).parameters())
+
+
+def generators() -> str:
+    """README: the timeline of generators before one judge."""
+    rows = results("generative_timeline")["rows"]
+    columns = ("Fréchet distance", "precision", "recall", "copied", "agreement")
+    body = []
+    for name, row in rows.items():
+        facts = [f"{row['weights']:,}" if "weights" in row else "", duration(row["seconds"]) if "seconds" in row else ""]
+        body.append([name, *facts, *(score(key, row[key]) if key in row else "" for key in columns)])
+    head = ["", "weights", "training", *columns]
+    return f"{markdown(head, body)}\n\n{measured_at('generative_timeline')}"
+
+
+def gan_step() -> str:
+    """README: a DCGAN's training step against the tutorial's."""
+    rows = [
+        [f"{row['size']}×{row['size']}×{row['channels']}, batch {row['batch']}", row["step"],
+         f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}"]
+        for row in results("gan")["rows"]
+    ]  # fmt: skip
+    return f"{markdown(['images', 'step', 'images a second', 'ratio'], rows)}\n\n{measured_at('gan')}"
+
+
+def upsampling() -> str:
+    """README: operations by hand against torch's kernels."""
+    found: dict[str, dict[str, float]] = {}
+    for row in results("upsampling")["rows"]:
+        if row["device"] == "cpu" and row["shape"] == "8×64×64×64":
+            found.setdefault(row["operation"], {})[row["calls"]] = row["ratio"]
+    rows = [[name, *(f"{ratio:.1f}" for ratio in ratios.values())] for name, ratios in found.items()]
+    head = ["8×64×64×64, times torch's time", *next(iter(found.values()))]
+    return f"{markdown(head, rows)}\n\n{measured_at('upsampling')}"
+
+
+def style_transfer() -> str:
+    """README: time to the plain algorithm's loss, and what each network leaves of style and content."""
+    found = results("style_transfer")
+    speed = [
+        [side, f"{row['loss']:.3g}", f"{row['seconds']:.1f}", row["steps"], f"{row['peak MB']:.0f}"]
+        for side, row in found["speed"].items() if isinstance(row, dict)
+    ]  # fmt: skip
+    first = markdown(["", "loss", "seconds", "full-size steps", "peak MB"], speed)
+    means = [
+        [name, f"{row['style']:.3g}", f"{row['content']:.3g}", f"{row['seconds']:.1f}"]
+        for name, row in found["quality means"].items()
+    ]
+    second = markdown(["the painting network", "style left", "content left", "seconds"], means)
+    faster = f"**{found['speed']['times faster']:.2f} times faster.**"
+    return f"{first}\n\n{faster}\n\n{second}\n\n{measured_at('style_transfer')}"
+
+
+def rows_of(name: str, part: str | None = None) -> Callable[[], str]:
+    """A table of a benchmark whose rows are named figures."""
+
+    def table() -> str:
+        rows = results(name)[part] if part else results(name)["rows"]
+        columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+        body = [[key, *(score(c, row[c]) if c in row else "" for c in columns)] for key, row in rows.items()]
+        return f"{markdown(['', *columns], body)}\n\n{measured_at(name)}"
+
+    return table
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "shipped networks": shipped_networks,
+    "style transfer": style_transfer,
+    "upsampling": upsampling,
+    "gan": gan_step,
+    "generators": generators,
+    "detection": rows_of("detection"),
+    "segmentation": rows_of("segmentation"),
+    "busy": rows_of("busy"),
+    **{f"diffusion {part}": rows_of("diffusion", part) for part in ("step", "race", "live", "sampling")},
+}
+
+
+def cost(lesson: str) -> str:
+    """Time and memory of a lesson, as measured."""
+    (row,) = (row for row in results("notebooks")["notebooks"] if row["notebook"] == lesson)
+    return f"{row['seconds']:.0f} s, {row['peak_mb'] / 1000:.1f} GB"
+
+
+def page(text: str) -> str:
+    """A page of Markdown with its tables, and the costs of the lessons it links to, from their sources."""
+
+    def table(match: re.Match) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- /table -->"
+
+    text = re.sub(r"<!-- table: (.+?) -->\n.*?<!-- /table -->", table, text, flags=re.DOTALL)
+    row = r"(?m)^(\|.*\(notebooks/(\w+)\.ipynb\).*\| )[^|]*( \|)$"
+    return re.sub(row, lambda match: f"{match[1]}{cost(match[2])}{match[3]}", text)
+
+
+def lesson(text: str, name: str) -> str:
+    """A notebook's text with its line "Measured" from the source."""
+    return re.sub(r"(Measured on a 2-core CPU without GPU or network: )[^*]*(\.\*)", rf"\g<1>{cost(name)}\g<2>", text)
+
+
+def pages() -> dict[Path, str]:
+    """What each page should say."""
+    found = {path: page(path.read_text(encoding="utf-8")) for path in (ROOT / "README.md", ROOT / "data" / "README.md")}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        found[path] = lesson(path.read_text(encoding="utf-8"), path.stem)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the pages, or compare them; 1 if one differs from its sources."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    options = parser.parse_args(arguments)
+    stale = {path: text for path, text in pages().items() if path.read_text(encoding="utf-8") != text}
+    for path, text in stale.items():
+        print(f"{'stale' if options.check else 'written'}: {path.relative_to(ROOT)}")
+        if not options.check:
+            path.write_text(text, encoding="utf-8")
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Every published number has one source: the pages say what benchmarks/results and the checkpoints say."""
+
+import json
+
+import pytest
+
+from benchmarks import common, tables
+from course_lib.base import checkpoints
+from course_lib.base.metrics import Score
+
+
+@pytest.mark.parametrize("path", tables.pages(), ids=lambda path: path.relative_to(tables.ROOT).as_posix())
+def test_a_page_says_what_its_sources_say(path):
+    assert path.read_text(encoding="utf-8") == tables.pages()[path], "run `make tables`"
+
+
+def test_every_checkpoint_has_its_row():
+    assert set(tables.WHAT) == {path.stem for path in checkpoints.folder().glob("*.safetensors")}
+
+
+def test_every_table_stands_on_a_page():
+    pages = "".join(text for path, text in tables.pages().items() if path.suffix == ".md")
+    assert not [name for name in tables.TABLES if f"<!-- table: {name} -->" not in pages]
+
+
+def test_a_changed_number_is_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "README.md").write_text("before\n<!-- table: shipped networks -->\nold\n<!-- /table -->\nafter\n")
+    (tmp_path / "data" / "README.md").write_text("no table\n")
+    assert tables.main(["--check"]) == 1 and "stale: README.md" in capsys.readouterr().out
+    assert "old" in (tmp_path / "README.md").read_text(), "--check changes nothing"
+    assert tables.main([]) == 0 and tables.main(["--check"]) == 0
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    _, header = checkpoints.load("dcgan_mnist")
+    assert header["sha256"] in text
+    (tmp_path / "README.md").write_text(text.replace(header["sha256"], header["sha256"][::-1]))
+    assert tables.main(["--check"]) == 1
+
+
+def test_scores_as_text():
+    assert tables.score("AP", 0.97412) == "0.974"
+    assert tables.score("copied", {"value": 0.0123, "low": 0.01, "high": 0.02}) == "1.23 % [1, 2]"
+    assert tables.score("Fréchet floor", {"value": 0.5, "low": 0.5, "high": 0.5}) == "0.5"
+
+
+def test_figures_are_written_with_where_and_when(tmp_path):
+    path = tmp_path / "deep" / "figures.json"
+    common.write(path, {"rows": [{"score": Score(1.23456789, 1, 2, 10)}], "bars": {"met": True}})
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert {"date", "processor", "threads", "torch"} <= set(found["environment"])
+    assert found["rows"] == [{"score": {"value": 1.235, "low": 1.0, "high": 2.0, "n": 10}}] and found["bars"]["met"] is True
+    common.write(None, {})
