@@ -11,7 +11,6 @@ second: a peak shorter than that can be missed, and pages that processes share c
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -26,6 +25,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellExecutionError
 from tqdm import tqdm
+
+from benchmarks import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CELL_TIMEOUT = 600  # seconds; a cell that takes longer hangs
@@ -227,14 +228,7 @@ def main() -> int:
     failed = sum(result.error is not None for result in results)
     seconds = sum(result.seconds for result in results)
     print(f"{len(results)} notebooks in {seconds:.1f} s, {failed} failed")
-    if args.json:
-        figures = {
-            "cpus": os.cpu_count(),
-            "seconds": seconds,
-            "notebooks": [dataclasses.asdict(r) for r in results],
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    common.write(args.json, {"seconds": seconds, "notebooks": [dataclasses.asdict(result) for result in results]})
     return 1 if failed else 0
 
 

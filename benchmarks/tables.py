@@ -1,4 +1,4 @@
-"""Write every published number from its one source: what benchmarks/results/*.json and the checkpoints say of themselves.
+"""Write every published number from its one source: benchmarks/results/*.json, and the checkpoints' own headers.
 
     python benchmarks/tables.py            rewrites README.md, data/README.md and the lessons' line "Measured"
     python benchmarks/tables.py --check    changes nothing; exits with 1 if a number on a page is not its source's
@@ -86,15 +86,15 @@ def shipped_networks() -> str:
     """data/README.md: every checkpoint, as its own header describes it."""
     rows = []
     for name, what in WHAT.items():
-        tensors, header = checkpoints.load(name)
+        header = checkpoints.load(name)[1]
         scores = json.loads(header["score"])
         if explained := scores.get("explained variance, held-out"):
             shown = "explained variance: " + ", ".join(f"{k} {v:.3g}" for k, v in sorted(explained.items()))
         else:
             shown = ", ".join(f"{key} {score(key, scores[key])}" for key in SHOWN if key in scores)
         size = (checkpoints.folder() / f"{name}.safetensors").stat().st_size
-        rows.append([f"`{name}`", what, f"{weights(name):,}", f"`{header['recipe']}`", header["data"],
-                     duration(float(header["seconds"])), shown, f"{size / 1e6:.2f} MB, `{header['sha256']}`"])  # fmt: skip
+        facts = [f"{weights(name):,}", f"`{header['recipe']}`", header["data"], duration(float(header["seconds"]))]
+        rows.append([f"`{name}`", what, *facts, shown, f"{size / 1e6:.2f} MB, `{header['sha256']}`"])
     return markdown(["name", "what", "weights", "recipe", "data", "time", "score", "size, SHA-256"], rows)
 
 
@@ -109,7 +109,7 @@ def generators() -> str:
     columns = ("Fréchet distance", "precision", "recall", "copied", "agreement")
     body = []
     for name, row in rows.items():
-        facts = [f"{row['weights']:,}" if "weights" in row else "", duration(row["seconds"]) if "seconds" in row else ""]
+        facts = [f"{row['weights']:,}", duration(row["seconds"])] if "weights" in row else ["", ""]
         body.append([name, *facts, *(score(key, row[key]) if key in row else "" for key in columns)])
     head = ["", "weights", "training", *columns]
     return f"{markdown(head, body)}\n\n{measured_at('generative_timeline')}"

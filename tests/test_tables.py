@@ -51,5 +51,6 @@ def test_figures_are_written_with_where_and_when(tmp_path):
     common.write(path, {"rows": [{"score": Score(1.23456789, 1, 2, 10)}], "bars": {"met": True}})
     found = json.loads(path.read_text(encoding="utf-8"))
     assert {"date", "processor", "threads", "torch"} <= set(found["environment"])
-    assert found["rows"] == [{"score": {"value": 1.235, "low": 1.0, "high": 2.0, "n": 10}}] and found["bars"]["met"] is True
+    assert found["rows"] == [{"score": {"value": 1.235, "low": 1.0, "high": 2.0, "n": 10}}]
+    assert found["bars"]["met"] is True
     common.write(None, {})
