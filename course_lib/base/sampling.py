@@ -47,11 +47,11 @@ def starting_noise(
     """
     device = next(network.parameters()).device
     x = torch.as_tensor(x)
+    n = len(x) if x.ndim else operator.index(x.item())
+    if n < 1:
+        raise ValueError(f"expected at least one image; got {n}")
     if x.ndim == 0:
-        n = operator.index(x.item())
-        x = torch.randn(max(n, 0), *shape, generator=rng, device=device if rng is None else rng.device)
-    if not len(x):
-        raise ValueError(f"expected at least one image; got {tuple(x.shape)}")
+        x = torch.randn(n, *shape, generator=rng, device=device if rng is None else rng.device)
     return x.to(device)
 
 
