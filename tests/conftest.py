@@ -9,6 +9,7 @@ os.environ.setdefault("COURSE_OFFLINE", "1")
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # A shell has SIGINT ignored in what it starts in the background; the tests of interruptions send it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +28,16 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
 def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """U[0, 1), the same numbers in every dtype."""
     return torch.rand(shape, generator=rng(seed), dtype=torch.float64).to(dtype)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often Python reads a number from a tensor. On a GPU each time waits until the device has caught up."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])

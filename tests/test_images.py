@@ -300,6 +300,29 @@ def test_load_forgives_rounding():
     assert picture.max() == 1
 
 
+# --- values in training steps
+
+
+def test_check_range_forgives_rounding_and_nothing_else():
+    inside = torch.tensor([-1e-4, 0.0, 0.5, 1.0005]).expand(2, 1, 1, 4)
+    images.check_range(inside)
+    images.check_range(inside.bfloat16())
+    for bad in (2 * inside - 1, 255 * inside, inside * torch.nan, inside[0], inside[:0]):
+        with pytest.raises(ValueError, match="expected .*got"):
+            images.check_range(bad)
+    with pytest.raises(TypeError, match="torch.uint8"):
+        images.check_range(inside.byte())
+
+
+def test_once_looks_until_something_has_passed():
+    check, inside = images.once(images.check_range), torch.rand(2, 1, 4, 4)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+            check(inside + 1)
+    check(inside)
+    check(inside + 1)
+
+
 # --- save
 
 

@@ -7,7 +7,7 @@ import io
 import operator
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -164,6 +164,37 @@ def _check_batch(images: Tensor) -> None:
         raise TypeError(f"expected a floating-point tensor (B, C, H, W) in [0, 1], got {given}")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected a non-empty tensor (B, C, H, W), got shape {tuple(images.shape)}")
+
+
+def check_range(images: Tensor) -> None:
+    """Refuse what is not images in [0, 1]: other tutorials have [-1, 1], and bytes reach 255.
+
+    It reads values, so a GPU waits for it: in a training step only at the first batch, by `once(check_range)`.
+
+    Args:
+        images: expected to be floats (B, C, H, W) in [0, 1], give or take 0.001 for rounding, without NaN.
+
+    Raises:
+        TypeError: no floats.
+        ValueError: another shape, no images, NaN, or values outside of [0, 1].
+    """
+    _check_batch(images)
+    low, high = (value.item() for value in images.aminmax())
+    if not -1e-3 <= low <= high <= 1 + 1e-3:  # written so that NaN fails, too
+        raise ValueError(f"expected images in [0, 1], without NaN; got values from {low:.3g} to {high:.3g}")
+
+
+def once(check: Callable[..., None]) -> Callable[..., None]:
+    """The check, which does nothing more once something has passed it: for the first batch of a training step."""
+    passed = False
+
+    def checked(*arguments: object) -> None:
+        nonlocal passed
+        if not passed:
+            check(*arguments)
+            passed = True
+
+    return checked
 
 
 def resize(images: Tensor, size: Size) -> Tensor:
