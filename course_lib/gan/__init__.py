@@ -1,7 +1,7 @@
-"""Chapter 3: GAN. Noise becomes an image, and a classifier that is learning to tell it from a real one teaches it.
+"""GAN: noise becomes an image, and a classifier that is learning to tell it from a real one teaches it.
 
-Networks, losses, the alternating step and sampling are separate: `networks`, `losses`, `training`, `sampling`;
-`shipped` loads what the recipe trained; `ring` is the plane where mode collapse can be seen and counted.
+Networks and losses are separate from the alternating step and from sampling, which `training` holds. `ring` is a toy
+world in the plane, where mode collapse can be seen and counted.
 """
 
 from course_lib.gan.losses import (
@@ -15,7 +15,6 @@ from course_lib.gan.losses import (
     optimal_discriminator,
     r1_penalty,
     saturating_generator_loss,
-    value,
 )
 from course_lib.gan.networks import (
     Discriminator,

@@ -1,4 +1,4 @@
-"""The two objectives of a GAN on logits, their modern remedies, and what the theory says their optimum is.
+"""The two objectives of a GAN on logits, later ones, the R1 penalty, and what theory says of the optimum.
 
 With logits l and D = σ(l): log D = −softplus(−l) and log(1 − D) = −softplus(l), exact for any l, where a
 logarithm of a rounded probability would be −∞. All losses are to be minimised; they are means over the batch.
@@ -15,17 +15,16 @@ from course_lib.base import runtime
 EQUILIBRIUM = -math.log(4)  # of E log D(X) + E log(1 − D(G(Z))), where p_G = P and D = ½ (Goodfellow 2014, theorem 1)
 
 
-def value(real: Tensor, fake: Tensor) -> Tensor:
-    """E log D(X) + E log(1 − D(G(Z))), the value of the game, from the logits of real and generated images.
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """−E log D(X) − E log(1 − D(G(Z))): minus the value of the game (Goodfellow et al. 2014, equation 1).
 
     Args:
-        real, fake: logits of any shape. Returns a scalar, at most 0 (Goodfellow et al. 2014, equation 1).
+        real: logits of real images, of any shape.
+        fake: logits of generated images, of any shape.
+
+    Returns:
+        A scalar ≥ 0, as of all losses here; at the equilibrium log 4.
     """
-    return -discriminator_loss(real, fake)
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """−E log D(X) − E log(1 − D(G(Z))): what the lecture's discriminator maximises, with a minus."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
@@ -62,9 +61,10 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None =
 
     Args:
         discriminator: a module (images[, labels]) → logits (B,), without batch normalisation, whose statistics
-            of the batch would enter the gradient. (StyleGAN2's minibatch deviation couples images, too; as in the
+            of the batch would enter the gradient. (StyleGAN's `minibatch_stddev` couples images, too; as in the
             paper, that is accepted.)
-        images: (B, ...) floats, real ones; labels: int64 (B,), where the discriminator has classes.
+        images: real ones, floats (B, ...).
+        labels: int64 (B,), where the discriminator has classes.
 
     Returns:
         A scalar ≥ 0 that can be differentiated by the discriminator's weights.
@@ -88,7 +88,11 @@ def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
     """D* = p/(p + q), the best answer to densities p of the data and q of the generator (Goodfellow 2014, eq. 2).
 
     Args:
-        p, q: densities at the same points, ≥ 0, of shapes that broadcast. Where both are 0, D* is ½: nobody asks.
+        p: the density of the data at some points, ≥ 0.
+        q: the generator's at the same points, ≥ 0, of a shape that broadcasts.
+
+    Returns:
+        D* in [0, 1]; ½ where both densities are 0, since no point ever falls there.
 
     Raises:
         ValueError: a negative density or one that is not a number.
@@ -104,7 +108,9 @@ def jensen_shannon(p: Tensor, q: Tensor, cell: float | Tensor) -> Tensor:
     The value of the game against D* is 2 JS − log 4 (Goodfellow 2014, equation 6).
 
     Args:
-        p, q: densities at the points of one grid; cell: the volume that a point stands for.
+        p: a density at the points of a grid, ≥ 0.
+        q: another one at the same points.
+        cell: the volume that a point stands for.
 
     Returns:
         A scalar between 0 (p = q) and log 2 (nowhere both positive), up to the error of the grid.
@@ -116,7 +122,16 @@ def jensen_shannon(p: Tensor, q: Tensor, cell: float | Tensor) -> Tensor:
 
 
 def best_value(p: Tensor, q: Tensor, cell: float | Tensor) -> Tensor:
-    """max over D of ∫ p log D + q log(1 − D), reached at D*; −log 4 where p = q. Arguments as `jensen_shannon`."""
+    """The value of the game against D*, max over D of ∫ p log D + q log(1 − D), in nats; −log 4 where p = q.
+
+    Args:
+        p: the density of the data at the points of a grid, ≥ 0.
+        q: the generator's at the same points.
+        cell: the volume that a point stands for.
+
+    Raises:
+        ValueError: a negative density or one that is not a number.
+    """
     _check_densities(p, q)
     # As differences of logarithms: D* itself rounds to 1 where p is much larger than q, and log(1 − D*) to −∞.
     logs = torch.xlogy(p, p) + torch.xlogy(q, q) - torch.xlogy(p + q, p + q)

@@ -1,6 +1,7 @@
 """Generators, noise z → image in [-1, 1], and discriminators, image → logit of "real": GAN 2014 and DCGAN 2015.
 
-A discriminator ends in a logit, not in a probability: D(x) = σ(logit), and the losses stay finite on logits.
+A discriminator ends in a logit, not in a probability: D(x) = σ(logit), and the losses stay finite on logits. Input of
+another floating dtype is converted to that of the weights.
 """
 
 from functools import partial
@@ -88,36 +89,17 @@ def _start(size: int) -> tuple[int, int]:
     return side, doublings
 
 
-def _check_labels(labels: Tensor | None, classes: int | None, B: int) -> None:
-    if classes is None:
-        if labels is not None:
-            raise ValueError("got labels, but this network was made without classes")
-        return
-    if labels is None:
-        raise ValueError(f"labels are missing: this network was made with classes={classes}")
-    if labels.dtype != torch.int64 or labels.shape != (B,):
-        raise ValueError(f"labels must be int64 of shape ({B},); got {labels.dtype} of {tuple(labels.shape)}")
-    if B and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"labels must lie in [0, {classes}); got {int(labels.min())} to {int(labels.max())}")
-
-
-def _check_noise(z: Tensor, z_dim: int) -> None:
-    if z.ndim != 2 or z.shape[1] != z_dim or not z.is_floating_point():
-        raise ValueError(f"z must be floats of shape (B, {z_dim}); got {z.dtype} of {tuple(z.shape)}")
-
-
-def _check_images(x: Tensor, channels: int, size: int) -> None:
-    if x.ndim != 4 or x.shape[1:] != (channels, size, size) or not x.is_floating_point():
-        raise ValueError(
-            f"images must be floats of shape (B, {channels}, {size}, {size}); got {x.dtype} of {tuple(x.shape)}"
-        )
-
-
 class FullyConnectedGenerator(nn.Module):
     """The generator of GAN 2014 (Goodfellow et al., section 5): two hidden layers of ReLU, no convolution.
 
-    z (B, z_dim) → images (B, channels, size, size) in [-1, 1]. The paper ends in a sigmoid for greys in [0, 1];
-    tanh is the same curve stretched to the range that this chapter's networks share.
+    The paper ends in a sigmoid for greys in [0, 1]; tanh is the same curve stretched to the range that the course's
+    generators share.
+
+    Args:
+        z_dim: numbers in z ~ N(0, I).
+        hidden: units of each hidden layer.
+        channels: of the images.
+        size: of the images, in pixels.
     """
 
     classes = None
@@ -134,15 +116,14 @@ class FullyConnectedGenerator(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images; `labels` must stay None.
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (B, channels, size, size) in [-1, 1] of noise (B, z_dim).
 
         Raises:
-            ValueError: z of another shape, or labels.
+            ValueError: z of another shape or no z.
         """
-        _check_noise(z, self.z_dim)
-        _check_labels(labels, None, len(z))
-        return self.layers(z).view(-1, self.channels, self.size, self.size)
+        check_floats(z, "z", self.z_dim)
+        return self.layers(z.to(self.layers[0].weight.dtype)).view(-1, self.channels, self.size, self.size)
 
 
 class Maxout(nn.Linear):
@@ -158,7 +139,14 @@ class Maxout(nn.Linear):
 
 
 class MaxoutDiscriminator(nn.Module):
-    """The discriminator of GAN 2014: two maxout layers with dropout. Images (B, C, H, W) → logits (B,)."""
+    """The discriminator of GAN 2014: two maxout layers with dropout.
+
+    Args:
+        channels: of the images.
+        size: of the images, in pixels.
+        hidden: units of each hidden layer.
+        pieces: linear maps from which a unit takes the largest.
+    """
 
     classes = None
 
@@ -175,19 +163,18 @@ class MaxoutDiscriminator(nn.Module):
             nn.Linear(hidden, 1),
         )
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits; `labels` must stay None.
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B,) of images (B, channels, size, size) in [-1, 1].
 
         Raises:
-            ValueError: images of another shape, or labels.
+            ValueError: images of another shape, or none.
         """
-        _check_images(x, self.channels, self.size)
-        _check_labels(labels, None, len(x))
-        return self.layers(x).squeeze(1)
+        check_floats(x, "images", self.channels, self.size, self.size)
+        return self.layers(x.to(self.layers[-1].weight.dtype)).squeeze(1)
 
 
 def _initialise(module: nn.Module) -> None:
-    """Normal weights of deviation 0.02 (Radford et al. 2016, section 4); a normalisation's gain around one."""
+    """Normal weights of standard deviation 0.02 (Radford et al. 2016, section 4); a normalisation's gain around one."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if getattr(module, "bias", None) is not None:
@@ -197,7 +184,11 @@ def _initialise(module: nn.Module) -> None:
 
 
 class Generator(nn.Module):
-    """DCGAN's generator (Radford et al. 2016), z (B, z_dim) → images (B, channels, size, size) in [-1, 1].
+    """DCGAN's generator (Radford et al. 2016).
+
+    What comes from z is normalised before the label's map is added. Joined to z in front of that layer, as in many
+    tutorials, the label, whose gradient always points the same way, soon outgrows the noise, and every class becomes
+    a single image.
 
     Args:
         z_dim: numbers in z ~ N(0, I). (The paper draws it uniformly.)
@@ -206,12 +197,8 @@ class Generator(nn.Module):
         width: channels before the last layer; each grid of half the side has twice as many.
         classes: None, or how many; then every label has a learnt map that is added to the first one.
 
-    What comes from z is normalised before the label's map is added. Joined to z in front of that layer, as in many
-    tutorials, the label, whose gradient always points the same way, soon outgrows the noise, and every class becomes
-    a single image.
-
     Raises:
-        ValueError: an impossible size, z of another shape, labels missing, not wanted or out of range.
+        ValueError: an impossible size.
     """
 
     def __init__(
@@ -236,11 +223,19 @@ class Generator(nn.Module):
             nn.init.normal_(self.embedding.weight)  # as loud as the normalised noise
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images in [-1, 1] from noise (B, z_dim) and, for a conditional network, int64 labels (B,)."""
-        _check_noise(z, self.z_dim)
+        """Images (B, channels, size, size) in [-1, 1].
+
+        Args:
+            z: noise (B, z_dim).
+            labels: int64 (B,) in [0, classes), for a network with classes.
+
+        Raises:
+            ValueError: z of another shape or no z; labels missing, not wanted or of another dtype or shape.
+        """
+        check_floats(z, "z", self.z_dim)
         _check_labels(labels, self.classes, len(z))
-        x = self.project(z).view(len(z), -1, self.side, self.side)
-        # Pixel by pixel in memory: the order that oneDNN's kernels work in; all layers keep it.
+        x = self.project(z.to(self.project.weight.dtype)).view(len(z), -1, self.side, self.side)
+        # The memory format in which convolutions run fastest; all layers keep it.
         x = self.layers[0](x.contiguous(memory_format=torch.channels_last))
         if self.embedding is not None:
             x = x + self.embedding(labels).view_as(x)
@@ -248,18 +243,21 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """DCGAN's discriminator, images (B, channels, size, size) in [-1, 1] → logits (B,) of being real.
-
-    Args:
-        channels, size, width, classes: as for `Generator`, whose mirror image it is.
-        normalise: with batch normalisation, as in the paper; without it for the R1 penalty, which needs the
-            gradient of each image's own logit, while batch normalisation makes a logit depend on the whole batch.
+    """DCGAN's discriminator, the mirror image of `Generator`.
 
     With classes the logit is ψ(φ) + v_yᵀ φ, a learnt vector v_y for each label (Miyato and Koyama 2018, equation 3);
     φ are the last features, here not summed over positions, and ψ is linear.
 
+    Args:
+        channels: of the images, 1 or 3.
+        size: 8, 28, 32, or another number from 2 to 7 doubled twice or more.
+        width: channels after the first layer; each halving of the side doubles them.
+        classes: None, or how many.
+        normalise: with batch normalisation, as in the paper; without it for the R1 penalty, which needs the
+            gradient of each image's own logit, while batch normalisation makes a logit depend on the whole batch.
+
     Raises:
-        ValueError: an impossible size, images of another shape, labels missing, not wanted or out of range.
+        ValueError: an impossible size.
     """
 
     def __init__(
@@ -280,18 +278,31 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(C * side**2, 1)
         self.embedding = None if classes is None else nn.Embedding(classes, C * side**2)
-        if normalise:  # without it weights of deviation 0.02 would leave next to nothing of an image after few layers
+        if normalise:  # without it, such small weights would leave next to nothing of an image after few layers
             self.apply(_initialise)
         elif self.embedding is not None:
             nn.init.normal_(self.embedding.weight, 0.0, 0.02)
 
     def features(self, x: Tensor) -> Tensor:
-        """φ (B, C·side²), the last features in one row, of images (B, channels, size, size)."""
-        _check_images(x, self.channels, self.size)
-        return self.layers(x.contiguous(memory_format=torch.channels_last)).flatten(1)
+        """φ (B, C·side²), the last features in one row, of images (B, channels, size, size).
+
+        Raises:
+            ValueError: images of another shape, or none.
+        """
+        check_floats(x, "images", self.channels, self.size, self.size)
+        x = x.to(self.head.weight.dtype).contiguous(memory_format=torch.channels_last)
+        return self.layers(x).flatten(1)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits (B,) of images and, for a conditional network, int64 labels (B,)."""
+        """Logits (B,): positive ones say "real".
+
+        Args:
+            x: images (B, channels, size, size) in [-1, 1].
+            labels: int64 (B,) in [0, classes), for a network with classes.
+
+        Raises:
+            ValueError: images of another shape or none; labels missing, not wanted or of another dtype or shape.
+        """
         _check_labels(labels, self.classes, len(x))
         phi = self.features(x)
         logits = self.head(phi).squeeze(1)
@@ -300,7 +311,41 @@ class Discriminator(nn.Module):
         return logits
 
 
-# What `recipes/gan.py` trained and ships: two for the timeline of generators, two with ten classes each, and cats.
+def check_classes(labels: Tensor, classes: int, B: int) -> None:
+    """Refuse what is not B labels in [0, classes). `forward` leaves the values out: in training a GPU would wait.
+
+    Raises:
+        ValueError: another dtype, shape or range.
+    """
+    _check_labels(labels, classes, B)
+    low, high = (int(label) for label in labels.aminmax())
+    if not 0 <= low <= high < classes:
+        raise ValueError(f"labels must lie in [0, {classes}); got {low} to {high}")
+
+
+def _check_labels(labels: Tensor | None, classes: int | None, B: int) -> None:
+    if classes is None:
+        if labels is not None:
+            raise ValueError("got labels, but this network was made without classes")
+        return
+    if labels is None:
+        raise ValueError(f"labels are missing: this network was made with classes={classes}")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (B,):
+        raise ValueError(f"labels must be a tensor of int64 and shape ({B},); got {_describe(labels)}")
+
+
+def check_floats(x: Tensor, name: str, *shape: int) -> None:
+    """Refuse what is not floats (B, *shape), B ≥ 1: batch normalisation has no mean of nothing."""
+    if not isinstance(x, Tensor) or x.shape[1:] != shape or len(x) == 0 or not x.is_floating_point():
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be floats of shape (B, {wanted}), B ≥ 1; got {_describe(x)}")
+
+
+def _describe(x: object) -> str:
+    return f"{x.dtype} of {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+
+
+# What `recipes/gan.py` trained and ships: two for the timeline, two with ten classes each, and cats.
 zoo.register("gan_mnist", FullyConnectedGenerator)
 zoo.register("dcgan_mnist", partial(Generator, width=48))
 for _data in ("mnist_conditional", "fashion_mnist"):

@@ -6,11 +6,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from course_lib.gan.networks import check_floats
+
 MODES, RADIUS, STD = 8, 2.0, 0.02  # of Metz et al. 2017, "Unrolled GAN", appendix A
 
 
 def ring_centres(modes: int = MODES, radius: float = RADIUS) -> Tensor:
     """The centres (modes, 2) of Gaussians at equal distances on a circle, the first one to the right, float32.
+
+    Args:
+        modes: how many.
+        radius: of the circle.
 
     Raises:
         ValueError: fewer than one mode.
@@ -24,20 +30,27 @@ def ring_centres(modes: int = MODES, radius: float = RADIUS) -> Tensor:
 def ring(
     n: int, modes: int = MODES, radius: float = RADIUS, std: float = STD, rng: torch.Generator | None = None
 ) -> Tensor:
-    """n points (n, 2) of the mixture, float32; every mode has the same weight.
+    """n points (n, 2) of the mixture, float32, on the device of `rng`; every mode has the same weight.
+
+    Args:
+        n: how many.
+        modes: Gaussians on the ring.
+        radius: of the ring.
+        std: standard deviation of each Gaussian.
+        rng: None: torch's own.
 
     Raises:
         ValueError: no points, fewer than one mode, a negative std.
     """
     if n < 1 or std < 0:
         raise ValueError(f"expected n ≥ 1 and std ≥ 0; got {n} and {std}")
-    centres = ring_centres(modes, radius)
-    which = torch.randint(modes, (n,), generator=rng)
-    return centres[which] + std * torch.randn(n, 2, generator=rng)
+    device = None if rng is None else rng.device
+    which = torch.randint(modes, (n,), generator=rng, device=device)
+    return ring_centres(modes, radius).to(device)[which] + std * torch.randn(n, 2, generator=rng, device=device)
 
 
 class Coverage(NamedTuple):
-    """How many modes generated points reach, and the share of the points that lie at one."""
+    """How many modes generated points reach, and the proportion of the points that lie at one."""
 
     modes: int
     high_quality: float
@@ -50,7 +63,9 @@ def mode_coverage(samples: Tensor, centres: Tensor, std: float = STD) -> Coverag
     one such point. (Of true samples, 98.9 % are of high quality: 1 − e^(−9/2).)
 
     Args:
-        samples: (n, 2); centres: (modes, 2).
+        samples: points (n, 2).
+        centres: of the modes, (modes, 2), as `ring_centres` gives them.
+        std: standard deviation of each mode.
 
     Raises:
         ValueError: other shapes, no points, or points that are not numbers.
@@ -78,17 +93,14 @@ class PointGenerator(nn.Module):
         """Points.
 
         Raises:
-            ValueError: z of another shape.
+            ValueError: z of another shape or no z.
         """
-        if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"z must have shape (B, {self.z_dim}); got {tuple(z.shape)}")
-        return self.layers(z)
+        check_floats(z, "z", self.z_dim)
+        return self.layers(z.to(self.layers[0].weight.dtype))
 
 
 class PointDiscriminator(nn.Module):
     """Points (B, 2) → logits (B,): two hidden layers of leaky ReLU."""
-
-    classes = None
 
     def __init__(self, hidden: int = 128) -> None:
         super().__init__()
@@ -100,8 +112,7 @@ class PointDiscriminator(nn.Module):
         """Logits.
 
         Raises:
-            ValueError: points not in the plane.
+            ValueError: points not in the plane, or none.
         """
-        if x.ndim != 2 or x.shape[1] != 2:
-            raise ValueError(f"points must have shape (B, 2); got {tuple(x.shape)}")
-        return self.layers(x).squeeze(1)
+        check_floats(x, "points", 2)
+        return self.layers(x.to(self.layers[0].weight.dtype)).squeeze(1)

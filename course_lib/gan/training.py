@@ -1,7 +1,4 @@
-"""Alternating training, D then G, as a step for `base.training.Loop`, and the augmentation that small data needs.
-
-From noise to images in [0, 1], and the way from one noise to another.
-"""
+"""Alternating training, D then G, as a step for the loop of the course; augmentation; sampling; `slerp`."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,8 +6,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from course_lib.base import runtime, sampling
+from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
 from course_lib.gan import losses
+from course_lib.gan.networks import check_classes
 
 
 @contextlib.contextmanager
@@ -48,39 +48,48 @@ def adversarial_step(
     where the algorithm draws new noise for G.
 
     Args:
-        generator: (z[, labels]) → (B, ...), with `z_dim` and `classes`; discriminator: (x[, labels]) → logits (B,).
-        rng: draws z and the augmentation, on its own device; give it to the loop as a part, so that a run resumes.
-        discriminator_loss, generator_loss: of `losses`, on logits, to be minimised.
+        generator: (z[, labels]) → images (B, C, H, W) in [-1, 1], with attributes `z_dim` and `classes`.
+        discriminator: (images[, labels]) → logits (B,).
+        generator_optimiser: of the generator's weights.
+        discriminator_optimiser: of the discriminator's weights.
+        rng: draws z and the augmentation, on its own device; give it to the loop as stateful, so that a run resumes.
+        discriminator_loss: of logits of real and of generated images, to be minimised; see `losses`.
+        generator_loss: of logits of generated images, to be minimised.
         r1: γ of the penalty γ/2 E ‖∇D‖² at the real images, 0 for none.
         augment: (images in [-1, 1], rng) → the same, differentiable; real and generated alike go through it, so
             that D cannot tell them by it (Zhao et al. 2020).
 
     Returns:
-        batch → named losses. A batch is images in [0, 1], or a tuple (images, labels); generated images take
-        the labels of the real ones. D(x) and D(G(z)) are given as mean probabilities, for display.
+        batch → named losses. A batch is images in [0, 1], or a tuple (images, labels); generated images take the
+        labels of the real ones. D(x) and D(G(z)) are mean probabilities, for display. Of the first batch the step
+        looks at the values, of later ones it does not. It raises ValueError or TypeError for images that are not
+        floats (B, C, H, W) in [0, 1], and for labels that are missing or out of range.
 
     Raises:
         ValueError: a negative r1.
     """
+    r1 = float(r1)
     if r1 < 0:
         raise ValueError(f"expected r1 ≥ 0; got {r1}")
     conditional = getattr(generator, "classes", None) is not None
+    check_images, check_labels = once(check_range), once(check_classes)
 
     def vary(x: Tensor) -> Tensor:
         return x if augment is None else augment(x, rng)
 
     def step(batch: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch if isinstance(batch, tuple | list) else (batch, None)
-        if conditional and labels is None:
-            raise ValueError(f"the generator has {generator.classes} classes; the data must give (images, labels)")
+        check_images(images)
+        if conditional:
+            check_labels(labels, generator.classes, len(images))
         given = (labels,) if conditional else ()
         real = vary(signed(images))
         z = torch.randn(len(real), generator.z_dim, generator=rng, device=rng.device).to(real)
         fake = generator(z, *given)
 
-        on_real = discriminator(real, *given)
-        on_fake = discriminator(vary(fake.detach()), *given)
-        named = {"D": discriminator_loss(on_real.float(), on_fake.float())}
+        on_real = discriminator(real, *given).float()
+        on_fake = discriminator(vary(fake.detach()), *given).float()
+        named = {"D": discriminator_loss(on_real, on_fake)}
         loss = named["D"]
         if r1:
             named["R1"] = losses.r1_penalty(discriminator, real, *given)
@@ -90,7 +99,7 @@ def adversarial_step(
         with frozen(discriminator):
             named["G"] = generator_loss(discriminator(vary(fake), *given).float())
             descend(named["G"], generator_optimiser)
-        named["D(x)"], named["D(G(z))"] = on_real.float().sigmoid().mean(), on_fake.float().sigmoid().mean()
+        named["D(x)"], named["D(G(z))"] = on_real.sigmoid().mean(), on_fake.sigmoid().mean()
         return {name: tensor.detach() for name, tensor in named.items()}
 
     return step
@@ -104,28 +113,28 @@ def augment(images: Tensor, rng: torch.Generator, *, shift: float = 0.125) -> Te
     Both are 0-1 matrices, P X Qᵀ, so their gradient is a matrix product, too.
 
     Args:
-        images: (B, C, H, W). rng: draws the changes, on its own device.
-        shift: up to this share of a side, each way; grey 0 comes in.
+        images: floats (B, C, H, W).
+        rng: draws the changes, on its own device.
+        shift: up to this proportion of a side, each way; grey 0 comes in.
 
     Returns:
-        (B, C, H, W).
+        (B, C, H, W), in the dtype of the images, also under autocast: no value changes, it only moves.
 
     Raises:
-        ValueError: not four dimensions, or a share outside [0, 1].
+        ValueError: not four dimensions, or a proportion outside [0, 1].
     """
     if images.ndim != 4 or not 0 <= shift <= 1:
-        raise ValueError(f"expected (B, C, H, W) and a share in [0, 1]; got {tuple(images.shape)} and {shift}")
+        raise ValueError(f"expected (B, C, H, W) and a proportion in [0, 1]; got {tuple(images.shape)} and {shift}")
     B, _, H, W = images.shape
-    down, right, mirror = torch.rand(3, B, 1, generator=rng, device=rng.device).to(images)
+    # Positions are whole numbers, never of the images' dtype: bfloat16 cannot tell 256 from 257.
+    down, right, mirror = torch.rand(3, B, 1, generator=rng, device=rng.device).to(images.device)
     rows, columns = torch.arange(H, device=images.device), torch.arange(W, device=images.device)
-    wanted_rows = rows - torch.round((2 * down - 1) * shift * H)
-    wanted_columns = columns - torch.round((2 * right - 1) * shift * W)
+    wanted_rows = rows - torch.round((2 * down - 1) * shift * H).long()
+    wanted_columns = columns - torch.round((2 * right - 1) * shift * W).long()
     wanted_columns = torch.where(mirror < 0.5, W - 1 - wanted_columns, wanted_columns)
     P, Q = ((wanted[..., None] == n).to(images) for wanted, n in ((wanted_rows, rows), (wanted_columns, columns)))
-    return P[:, None] @ images @ Q[:, None].mT
-
-
-BATCH = 256
+    with runtime.no_autocast(images.device):
+        return P[:, None] @ images @ Q[:, None].mT
 
 
 @torch.no_grad()
@@ -135,38 +144,27 @@ def sample(
     """Images (B, C, H, W) in [0, 1], clamped, from a generator whose images lie around [-1, 1].
 
     The generator works in evaluation mode (batch normalisation with its running statistics, so that an image does
-    not depend on its neighbours) and returns to its own mode.
+    not depend on its neighbours); then each of its layers is in its own mode again.
 
     Args:
         generator: (z[, labels]) → images, with attributes `z_dim` and `classes`.
         z: noise (B, z_dim), or how many to draw from N(0, I).
-        labels: int64 (B,) for a conditional generator; None draws them: 0, 1, …, one after the other.
-        rng: for drawing z; None: torch's own.
+        labels: int64 (B,) for a generator with classes, or (1,) for all images; None: 0, 1, …, one after the other.
+        rng: draws z, on its own device; None: torch's own.
 
     Raises:
-        ValueError: no images asked for, or what the generator refuses.
+        ValueError: no images asked for; z of another shape; labels of another number, not wanted or out of range.
     """
-    weight = next(generator.parameters())
-    if isinstance(z, int):
-        if z < 1:
-            raise ValueError(f"expected at least one image; got {z}")
-        z = torch.randn(z, generator.z_dim, generator=rng, device=weight.device if rng is None else rng.device)
-    z = z.to(weight)
-    if generator.classes is not None and labels is None:
-        labels = torch.arange(len(z), device=z.device) % generator.classes
-    if labels is not None and len(labels) != len(z):
-        raise ValueError(f"expected as many labels as rows of z; got {len(labels)} and {len(z)}")
-    training = generator.training
-    generator.eval()
-    try:
-        chunks = [None] * len(z.split(BATCH)) if labels is None else labels.to(z.device).split(BATCH)
-        parts = [
-            generator(part) if chosen is None else generator(part, chosen)
-            for part, chosen in zip(z.split(BATCH), chunks, strict=True)
-        ]
-    finally:
-        generator.train(training)
-    return ((torch.cat(parts) + 1) / 2).clamp(0, 1).contiguous()
+    z = sampling.starting_noise(z, (generator.z_dim,), generator, rng).to(next(generator.parameters()).dtype)
+    if generator.classes is None:
+        if labels is not None:
+            raise ValueError("got labels, but this generator was made without classes")
+        images = sampling.in_batches(generator, generator, z)
+    else:
+        labels = torch.arange(len(z)) % generator.classes if labels is None else torch.as_tensor(labels)
+        check_classes(labels, generator.classes, labels.numel())
+        images = sampling.in_batches(generator, generator, z, labels)
+    return ((images + 1) / 2).clamp(0, 1).contiguous()
 
 
 def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
@@ -177,7 +175,8 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     the generator has never been. With Ω = 90° the two weights are cos and sin, and the result is N(0, I) again.
 
     Args:
-        a, b: (..., z_dim), of shapes that broadcast.
+        a: noise (..., z_dim).
+        b: noise of a shape that broadcasts with it.
         t: from 0 (a) to 1 (b), a number or a tensor that broadcasts, such as (n, 1).
 
     Returns:
