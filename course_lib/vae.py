@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.base import checkpoints, zoo
+from course_lib.base import sampling, zoo
+from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
 
 
@@ -19,8 +20,12 @@ def reparameterise(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
     """z = μ + σ ⊙ ε: a draw from N(μ, diag σ²) through which gradients reach μ and σ (section 2.4).
 
     Args:
-        mu, log_var: (..., z_dim), μ and log σ².
+        mu: μ (..., z_dim).
+        log_var: log σ² (..., z_dim).
         noise: ε ~ N(0, I), of a shape that broadcasts with them.
+
+    Returns:
+        (..., z_dim).
     """
     return mu + torch.exp(0.5 * log_var) * noise
 
@@ -29,7 +34,11 @@ def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(μ, diag σ²) ‖ N(0, I)) = −½ Σ (1 + log σ² − μ² − σ²), in nats (appendix B).
 
     Args:
-        mu, log_var: (..., z_dim), μ and log σ². Returns (...).
+        mu: μ (..., z_dim).
+        log_var: log σ² (..., z_dim).
+
+    Returns:
+        (...), at least 0.
     """
     return -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(-1)
 
@@ -41,14 +50,27 @@ def bernoulli_log_likelihood(logits: Tensor, images: Tensor) -> Tensor:
     pixels that are coins, heads with probability x.
 
     Args:
-        logits, images: (..., C, H, W) of shapes that broadcast; images in [0, 1]. Returns (...).
+        logits: (..., C, H, W).
+        images: in [0, 1], of a shape that broadcasts with the logits.
+
+    Returns:
+        (...), at most 0.
     """
     logits, images = torch.broadcast_tensors(logits, images)
     return -F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((-3, -2, -1))
 
 
 def gaussian_log_density(x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """log N(x; μ, diag σ²), in nats; (..., d) of shapes that broadcast to (...)."""
+    """log N(x; μ, diag σ²), in nats.
+
+    Args:
+        x: (..., d).
+        mu: μ (..., d), of a shape that broadcasts with x.
+        log_var: log σ² (..., d), likewise.
+
+    Returns:
+        (...).
+    """
     return -0.5 * (math.log(2 * math.pi) + log_var + (x - mu).square() / log_var.exp()).sum(-1)
 
 
@@ -56,7 +78,8 @@ def importance_bound(log_joint: Tensor, log_q: Tensor) -> Tensor:
     """log 1/K Σ_k p(x, z_k)/q(z_k|x): a bound that rises with K from the ELBO to log p(x) (Burda et al. 2016, eq. 8).
 
     Args:
-        log_joint, log_q: (K, B), log p(x, z_k) and log q(z_k|x) at draws z_k of q.
+        log_joint: log p(x, z_k) at draws z_k of q, (K, B).
+        log_q: log q(z_k|x) at the same draws, (K, B).
 
     Returns:
         (B,), in nats; on average at most log p(x).
@@ -67,9 +90,13 @@ def importance_bound(log_joint: Tensor, log_q: Tensor) -> Tensor:
 class VAE(nn.Module):
     """Fully connected encoder and decoder of one hidden layer each, with Bernoulli pixels.
 
+    Input of another floating dtype is converted to that of the weights.
+
     Args:
-        channels, size: of the images.
-        hidden: units of the hidden layers. z_dim: of z; 2 makes a plane one can look at.
+        channels: of the images.
+        size: of the images, in pixels.
+        hidden: units of each hidden layer.
+        z_dim: numbers in z; 2 makes a plane one can look at.
     """
 
     def __init__(self, channels: int = 1, size: int = 28, hidden: int = 500, z_dim: int = 20) -> None:
@@ -83,17 +110,15 @@ class VAE(nn.Module):
         """μ and log σ² of q(z|x), (B, z_dim) each.
 
         Args:
-            images: (B, C, H, W) in [0, 1].
+            images: floats (B, C, H, W) in [0, 1]. Their values are not looked at, see `vae_step`.
 
         Raises:
-            ValueError: another shape, no images, NaN, or values outside [0, 1].
+            ValueError: another shape, no images, or no floats.
         """
-        if images.ndim != 4 or images.shape[1:] != self.shape or len(images) == 0:
-            raise ValueError(f"expected images (B, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}")
-        low, high = images.aminmax()
-        if not (low >= 0 and high <= 1):  # written so that NaN fails, too
-            raise ValueError(f"expected images in [0, 1], without NaN; got values from {low:.3g} to {high:.3g}")
-        mu, log_var = self.encoder(images).chunk(2, 1)
+        if images.shape[1:] != self.shape or len(images) == 0 or not images.is_floating_point():
+            given = f"{images.dtype} of {tuple(images.shape)}"
+            raise ValueError(f"expected images, floats (B, {', '.join(map(str, self.shape))}); got {given}")
+        mu, log_var = self.encoder(images.to(self.encoder[1].weight.dtype)).chunk(2, 1)
         return mu, log_var
 
     def decode(self, z: Tensor) -> Tensor:
@@ -104,16 +129,17 @@ class VAE(nn.Module):
         """
         if z.ndim < 1 or z.shape[-1] != self.z_dim:
             raise ValueError(f"expected z (..., {self.z_dim}), got {tuple(z.shape)}")
-        return self.decoder(z).unflatten(-1, self.shape)
+        return self.decoder(z.to(self.decoder[0].weight.dtype)).unflatten(-1, self.shape)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, C, H, W) of reconstructions, and μ and log σ² (B, z_dim).
 
         Args:
-            images: (B, C, H, W) in [0, 1]. noise: ε (B, z_dim).
+            images: floats (B, C, H, W) in [0, 1].
+            noise: ε (B, z_dim).
 
         Raises:
-            ValueError: noise of another shape, or what `encode` refuses.
+            ValueError: noise or images of another shape, no images, or no floats.
         """
         mu, log_var = self.encode(images)
         if noise.shape != mu.shape:
@@ -127,35 +153,46 @@ def elbo(vae: VAE, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     The ELBO is the first minus the second (equation 7 with L = 1).
 
     Args:
-        images: (B, C, H, W) in [0, 1]. noise: ε (B, z_dim).
+        images: floats (B, C, H, W) in [0, 1]. Their values are not looked at, see `vae_step`.
+        noise: ε (B, z_dim).
 
     Returns:
-        (B,) each, in nats.
+        (B,) each, in nats; float32, or float64 for images in float64.
+
+    Raises:
+        ValueError: noise or images of another shape, no images, or no floats.
     """
-    logits, mu, log_var = vae(images, noise)
-    # Back from the 8 bits of mixed precision, for sums over hundreds of pixels.
-    logits, mu, log_var = (x.to(images.dtype) for x in (logits, mu, log_var))
+    images, logits, mu, log_var = (_widened(x, images) for x in (images, *vae(images, noise)))
     return bernoulli_log_likelihood(logits, images), kl_divergence(mu, log_var)
+
+
+def _widened(x: Tensor, images: Tensor) -> Tensor:
+    """In the images' dtype, at least float32: half precision is too coarse for sums over hundreds of pixels."""
+    return x.to(torch.promote_types(images.dtype, torch.float32))
 
 
 def log_likelihood(vae: VAE, images: Tensor, noise: Tensor) -> Tensor:
     """`importance_bound` on log p(x), one draw for each row of noise.
 
     Args:
-        images: (B, C, H, W) in [0, 1]. noise: ε (K, B, z_dim).
+        images: floats (B, C, H, W) in [0, 1].
+        noise: ε (K, B, z_dim).
 
     Returns:
-        (B,), in nats.
+        (B,), in nats; float32, or float64 for images in float64.
 
     Raises:
-        ValueError: noise of another shape, or what `VAE.encode` refuses.
+        TypeError: images that are no floats.
+        ValueError: noise or images of another shape, no images, NaN, or values outside [0, 1].
     """
-    mu, log_var = vae.encode(images)
+    check_range(images)
+    mu, log_var = (_widened(x, images) for x in vae.encode(images))
     if noise.ndim != 3 or noise.shape[1:] != mu.shape:
         raise ValueError(f"expected noise (K, {', '.join(map(str, mu.shape))}), got {tuple(noise.shape)}")
     z = reparameterise(mu, log_var, noise)
     zero = torch.zeros_like(mu)
-    log_joint = bernoulli_log_likelihood(vae.decode(z), images) + gaussian_log_density(z, zero, zero)
+    likelihood = bernoulli_log_likelihood(_widened(vae.decode(z), images), _widened(images, images))
+    log_joint = likelihood + gaussian_log_density(z, zero, zero)
     return importance_bound(log_joint, gaussian_log_density(z, mu, log_var))
 
 
@@ -163,15 +200,21 @@ def vae_step(vae: VAE, optimiser: torch.optim.Optimizer, rng: torch.Generator) -
     """A step that raises the mean ELBO of a batch (algorithm 1).
 
     Args:
-        rng: draws ε, on its own device; give it to the loop as a part, so that a run resumes.
+        vae: is trained.
+        optimiser: of its weights.
+        rng: draws ε, on its own device; give it to the loop as stateful, so that a run resumes.
 
     Returns:
         batch → the mean `reconstruction` (−E_q log p(x|z)) and `KL`, in nats an image. A batch is images in
-        [0, 1], or a tuple (images, labels); labels are not used.
+        [0, 1], or a tuple (images, labels); labels are not used. Of the first batch the step looks at the values,
+        of later ones it does not. It raises ValueError or TypeError for images that are not floats
+        (B, C, H, W) in [0, 1].
     """
+    check_images = once(check_range)
 
     def step(batch: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images = batch[0] if isinstance(batch, tuple | list) else batch
+        check_images(images)
         noise = torch.randn(len(images), vae.z_dim, generator=rng, device=rng.device).to(images)
         likelihood, divergence = (term.mean() for term in elbo(vae, images, noise))
         descend(divergence - likelihood, optimiser)
@@ -180,24 +223,21 @@ def vae_step(vae: VAE, optimiser: torch.optim.Optimizer, rng: torch.Generator) -
     return step
 
 
-@torch.no_grad()
 def sample(vae: VAE, z: Tensor | int, rng: torch.Generator | None = None) -> Tensor:
     """The means (B, C, H, W) in [0, 1] of p(x|z), for z from N(0, I).
 
     The means, as everyone shows them: a draw of p(x|z) itself would toss each pixel as a coin, black or white.
 
     Args:
-        z: (..., z_dim), or how many to draw. rng: draws z; None: torch's own.
+        vae: works in evaluation mode; then each of its layers is in its own mode again.
+        z: (B, z_dim), or how many to draw from N(0, I).
+        rng: draws z, on its own device; None: torch's own.
 
     Raises:
         ValueError: no images asked for, or z of another size.
     """
-    weight = next(vae.parameters())
-    if isinstance(z, int):
-        if z < 1:
-            raise ValueError(f"expected at least one image; got {z}")
-        z = torch.randn(z, vae.z_dim, generator=rng, device=weight.device if rng is None else rng.device)
-    return vae.decode(z.to(weight)).sigmoid()
+    z = sampling.starting_noise(z, (vae.z_dim,), vae, rng)
+    return sampling.in_batches(vae, lambda z: vae.decode(z).sigmoid(), z)
 
 
 class LinearGaussian(nn.Module):
@@ -208,7 +248,9 @@ class LinearGaussian(nn.Module):
     KL(q ‖ posterior).
 
     Args:
-        W: (d, z_dim). b: (d,). s: the pixels' standard deviation, > 0.
+        W: (d, z_dim).
+        b: (d,).
+        s: the pixels' standard deviation, > 0.
 
     Raises:
         ValueError: shapes that do not fit, or s ≤ 0.
@@ -239,7 +281,13 @@ class LinearGaussian(nn.Module):
         return (x - self.b) @ self.W @ covariance / self.s**2, covariance
 
     def elbo(self, x: Tensor, mu: Tensor, covariance: Tensor) -> Tensor:
-        """The ELBO (B,) of x (B, d) under q = N(mu (B, z_dim), covariance (z_dim, z_dim)), exactly, in nats."""
+        """The ELBO (B,), exactly, in nats, under q = N(mu, covariance).
+
+        Args:
+            x: (B, d).
+            mu: (B, z_dim).
+            covariance: (z_dim, z_dim), of every x.
+        """
         d, z_dim = self.W.shape
         error = (x - self.b - mu @ self.W.T).square().sum(1) + (self.W @ covariance @ self.W.T).trace()
         likelihood = -0.5 * (d * math.log(2 * math.pi * self.s**2) + error / self.s**2)
