@@ -16,6 +16,9 @@ class EqualisedLinear(nn.Module):
     the same speed, and those with a learning-rate factor `lr` below 1 slower (Karras et al. 2018, section 4.1).
 
     Args:
+        n: inputs.
+        m: outputs.
+        lr: the learning-rate factor.
         gain: the factor by which the layer changes the standard deviation of its input.
         bias: the bias at the start.
     """
@@ -32,7 +35,14 @@ class EqualisedLinear(nn.Module):
 
 
 class EqualisedConv(nn.Module):
-    """A convolution of odd `kernel` that keeps the size, with weights stored as in `EqualisedLinear`."""
+    """A convolution that keeps the size, with weights stored as in `EqualisedLinear`.
+
+    Args:
+        n: channels of the input.
+        m: channels of the output.
+        kernel: its side, odd.
+        gain: the factor by which the layer changes the standard deviation of its input.
+    """
 
     def __init__(self, n: int, m: int, kernel: int, gain: float = 1.0) -> None:
         super().__init__()
@@ -79,6 +89,12 @@ class StyledConv(nn.Module):
     """Modulated 3×3 convolution, doubling of the size where asked, noise, bias, leaky ReLU.
 
     Where the size doubles, the convolution comes first: at a quarter of the pixels, as in StyleGAN2's transposed one.
+
+    Args:
+        n: channels of the input.
+        m: channels of the output.
+        w_dim: numbers in a style w.
+        up: double the size.
     """
 
     def __init__(self, n: int, m: int, w_dim: int, up: bool) -> None:
@@ -90,7 +106,13 @@ class StyledConv(nn.Module):
         self.scale, self.up = 1 / math.sqrt(9 * n), up
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        """x (B, n, H, W), w (B, w_dim), noise (B or 1, 1, H', W') to (B, m, H', W')."""
+        """Features (B, m, H', W'), with H' = 2H where the size doubles, else H.
+
+        Args:
+            x: features (B, n, H, W).
+            w: one style for each image (B, w_dim).
+            noise: (B, 1, H', W'), or (1, 1, H', W') for all images.
+        """
         x = modulated_conv2d(x, self.weight * self.scale, self.affine(w))
         if self.up:
             x = F.interpolate(x, scale_factor=2, mode="bilinear")
@@ -99,7 +121,13 @@ class StyledConv(nn.Module):
 
 
 class ToImage(nn.Module):
-    """The 1×1 convolution from features to an image, modulated but not demodulated (StyleGAN2's tRGB)."""
+    """The 1×1 convolution from features to an image, modulated but not demodulated (StyleGAN2's tRGB).
+
+    Args:
+        n: channels of the features.
+        channels: of the image.
+        w_dim: numbers in a style w.
+    """
 
     def __init__(self, n: int, channels: int, w_dim: int) -> None:
         super().__init__()
@@ -109,5 +137,5 @@ class ToImage(nn.Module):
         self.scale = 1 / math.sqrt(n)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """x (B, n, H, W), w (B, w_dim) to (B, channels, H, W), in the dtype of w."""
+        """Images (B, channels, H, W), in the dtype of w, of features x (B, n, H, W) and styles w (B, w_dim)."""
         return modulated_conv2d(x, self.weight * self.scale, self.affine(w), demodulate=False).to(w.dtype) + self.bias

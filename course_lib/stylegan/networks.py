@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib.base import zoo
+from course_lib.gan.networks import check_floats
 from course_lib.stylegan.layers import SLOPE, EqualisedConv, EqualisedLinear, StyledConv, ToImage
 
 GROUP = 4  # images that the discriminator compares with each other
 
 
 def resolutions(size: int) -> list[int]:
-    """The sides of the feature maps of a network for images of side `size`: halved while even and 4 or more.
+    """The sides of a network's feature maps, in pixels, for images of side `size`: halved as long as 4 or more is left.
 
-    28 gives [7, 14, 28], 32 gives [4, 8, 16, 32], in pixels.
+    28 gives [7, 14, 28], 32 gives [4, 8, 16, 32].
 
     Raises:
         ValueError: a size that cannot be halved: without coarse and fine layers there is nothing to mix.
@@ -33,6 +34,11 @@ def resolutions(size: int) -> list[int]:
 def widths(size: int, capacity: int, most: int) -> list[int]:
     """The channels at each of `resolutions(size)`: `capacity` divided by the side, at most `most`.
 
+    Args:
+        size: of the images, in pixels.
+        capacity: channels times side.
+        most: channels at a coarse resolution.
+
     Raises:
         ValueError: no channels would be left, or a size that cannot be halved.
     """
@@ -44,10 +50,12 @@ def widths(size: int, capacity: int, most: int) -> list[int]:
 class Mapping(nn.Module):
     """The mapping network f: z → w, z first scaled to length √z_dim (StyleGAN, figure 1); keeps the mean of w.
 
-    z has to be normally distributed, w need not be: so f can take over the bending that kinds of images which are
-    not spread like a normal distribution require, and synthesis meets straighter directions (section 4).
+    z is normally distributed, but the properties of images are not. f can do the bending between the two, so that
+    synthesis meets straighter directions (section 4).
 
     Args:
+        z_dim: numbers in z.
+        w_dim: numbers in w.
         depth: layers; the paper has 8, for 1024-pixel faces.
         lr: the learning-rate factor; the paper has 0.01 (appendix C).
 
@@ -64,13 +72,13 @@ class Mapping(nn.Module):
         self.z_dim = z_dim
 
     def forward(self, z: Tensor) -> Tensor:
-        """z (B, z_dim), standard normal, to w (B, w_dim).
+        """Styles w (B, w_dim) of z (B, z_dim), standard normal; in the dtype of the weights, also under autocast.
 
         Raises:
-            ValueError: z of another shape.
+            ValueError: z of another shape, no z, or no floats.
         """
-        if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"expected z of shape (B, {self.z_dim}), got {tuple(z.shape)}")
+        check_floats(z, "z", self.z_dim)
+        z = z.to(self.w_mean.dtype)
         x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)
@@ -78,7 +86,7 @@ class Mapping(nn.Module):
 
     @torch.no_grad()
     def track(self, w: Tensor, decay: float = 0.995) -> None:
-        """Move `w_mean` towards the mean of a batch of w (B, w_dim)."""
+        """Move `w_mean` towards the mean of a batch of w (B, w_dim), by 1 − `decay` of the way."""
         self.w_mean.lerp_(w.mean(0).to(self.w_mean.dtype), 1 - decay)
 
 
@@ -86,13 +94,16 @@ class StyleGenerator(nn.Module):
     """z → w → image: `generator(z)`, or its two halves `mapping(z)` and `synthesis(ws)`.
 
     Args:
-        size, channels: of the images.
-        z_dim, w_dim: of the latent code and of the style.
-        capacity, most: see `widths`.
+        size: of the images, in pixels.
+        channels: of the images.
+        z_dim: numbers in the latent code z.
+        w_dim: numbers in a style w.
+        capacity: see `widths`.
+        most: see `widths`.
 
     Attributes:
         layers: how many styles an image has: one at the coarsest resolution, two at each further one.
-        classes: None, as it takes no labels.
+        classes: None: it takes no labels.
     """
 
     def __init__(
@@ -113,22 +124,26 @@ class StyleGenerator(nn.Module):
         self.layers = len(self.convs)
         self._side_of_layers = [sides[(layer + 1) // 2] for layer in range(self.layers)]
 
-    def noise(self, n: int, generator: torch.Generator | None = None) -> list[Tensor]:
-        """Standard normal noise for `synthesis`: for each layer (n, 1, H, H), drawn on the device of `generator`."""
+    def noise(self, n: int, rng: torch.Generator | None = None) -> list[Tensor]:
+        """Standard normal noise for `synthesis`, for each layer (n, 1, H, H); `rng` draws it on its own device."""
         like = self.constant
-        device = generator.device if generator else like.device
+        device = like.device if rng is None else rng.device
         shapes = [(n, 1, side, side) for side in self._side_of_layers]
-        return [torch.randn(s, generator=generator, device=device, dtype=like.dtype).to(like.device) for s in shapes]
+        return [torch.randn(s, generator=rng, device=device, dtype=like.dtype).to(like.device) for s in shapes]
 
     def styles(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """The styles ws (B, layers, w_dim) of z (B, z_dim), the same for each layer.
 
         Args:
+            z: (B, z_dim), standard normal.
             truncation: ψ in w' = w̄ + ψ (w − w̄) (StyleGAN, appendix B): 1 leaves w as it is, 0 gives the mean style.
+
+        Raises:
+            ValueError: z of another shape, no z, or no floats.
         """
         w = self.mapping(z)
         if truncation != 1:
-            w = torch.lerp(self.mapping.w_mean.to(w.dtype), w, truncation)
+            w = torch.lerp(self.mapping.w_mean, w, float(truncation))
         return w[:, None].expand(-1, self.layers, -1)
 
     def synthesis(self, ws: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
@@ -146,7 +161,7 @@ class StyleGenerator(nn.Module):
         """
         if ws.ndim != 3 or ws.shape[1:] != (self.layers, self.w_dim):
             raise ValueError(f"expected styles of shape (B, {self.layers}, {self.w_dim}), got {tuple(ws.shape)}")
-        B = len(ws)
+        B, ws = len(ws), ws.to(self.constant.dtype)
         noise = self.noise(B) if noise is None else noise
         if len(noise) != self.layers:
             raise ValueError(f"expected noise for {self.layers} layers, got {len(noise)}")
@@ -162,16 +177,17 @@ class StyleGenerator(nn.Module):
                 image = added if image is None else F.interpolate(image, scale_factor=2, mode="bilinear") + added
         return image.tanh()
 
-    def forward(
-        self, z: Tensor, labels: None = None, truncation: float = 1.0, noise: Sequence[Tensor] | None = None
-    ) -> Tensor:
-        """Images (B, channels, size, size) of z (B, z_dim); arguments as of `styles` and `synthesis`.
+    def forward(self, z: Tensor, truncation: float = 1.0, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """Images (B, channels, size, size) in [-1, 1].
+
+        Args:
+            z: (B, z_dim), standard normal.
+            truncation: ψ, see `styles`.
+            noise: see `synthesis`.
 
         Raises:
-            ValueError: labels, which this generator was not made for; z or noise of other shapes.
+            ValueError: z or noise of other shapes, or no z.
         """
-        if labels is not None:
-            raise ValueError("this generator knows no classes; expected labels=None")
         return self.synthesis(self.styles(z, truncation), noise)
 
 
@@ -183,15 +199,15 @@ def halve(x: Tensor) -> Tensor:
 def minibatch_stddev(x: Tensor) -> Tensor:
     """How much images differ from each other: a map (B, 1, H, W) for features (B, C, H, W).
 
-    The standard deviation over `GROUP` images of the batch, or over all of it where B is no multiple of that, as
-    a mean over channels and positions (Karras et al. 2018, section 3).
+    It is the standard deviation over `GROUP` images of the batch, or over all of it where B is no multiple of that,
+    averaged over channels and positions (Karras et al. 2018, section 3).
     """
     B, _, H, W = x.shape
     exact = x.to(torch.promote_types(x.dtype, torch.float32))  # not in the 8 bits of mixed precision
     groups = exact.unflatten(0, (GROUP if B % GROUP == 0 else B, -1))  # (images, groups, C, H, W)
     variance = (groups - groups.mean(0)).square().mean(0)
-    deviation = (variance + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)
-    return deviation.repeat(len(groups)).view(B, 1, 1, 1).expand(B, 1, H, W)
+    stddev = (variance + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)
+    return stddev.repeat(len(groups)).view(B, 1, 1, 1).expand(B, 1, H, W)
 
 
 class _Residual(nn.Module):
@@ -215,10 +231,14 @@ class StyleDiscriminator(nn.Module):
     images are all alike gives itself away.
 
     Args:
-        size, channels: of the images. capacity, most: see `widths`.
+        size: of the images, in pixels.
+        channels: of the images.
+        capacity: see `widths`.
+        most: see `widths`.
 
     Attributes:
-        steps: how often it has been trained; lazy R1 counts by it, and a resumed run goes on where it was.
+        steps: how often it has been trained; lazy R1 counts by it. It belongs to the state, so that a resumed run goes
+            on where it was, but it is a plain number: to read a buffer, a GPU would wait at every step.
     """
 
     def __init__(self, size: int = 28, channels: int = 1, capacity: int = 672, most: int = 96) -> None:
@@ -231,19 +251,25 @@ class StyleDiscriminator(nn.Module):
         self.conv = EqualisedConv(w[0] + 1, w[0], 3, math.sqrt(2))
         self.hidden = EqualisedLinear(w[0] * side * side, w[0], gain=math.sqrt(2))
         self.output = EqualisedLinear(w[0], 1)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.steps = 0
 
-    def forward(self, images: Tensor, labels: None = None) -> Tensor:
-        """Positive logits say "real".
+    def get_extra_state(self) -> Tensor:
+        """`steps`, for `state_dict`."""
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """`steps`, from a `state_dict`."""
+        self.steps = int(state)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B,): positive ones say "real".
 
         Raises:
-            ValueError: images of another shape, or labels.
+            ValueError: images of another shape, none, or no floats.
         """
-        if images.ndim != 4 or images.shape[1:] != self.shape or len(images) == 0:
-            raise ValueError(f"expected images (B, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}")
-        if labels is not None:
-            raise ValueError("this discriminator knows no classes; expected labels=None")
-        x = F.leaky_relu(self.from_image(images.contiguous(memory_format=torch.channels_last)), SLOPE)
+        check_floats(images, "images", *self.shape)
+        images = images.to(self.output.weight.dtype).contiguous(memory_format=torch.channels_last)
+        x = F.leaky_relu(self.from_image(images), SLOPE)
         x = self.blocks(x)
         x = torch.cat([x, minibatch_stddev(x)], 1)
         x = F.leaky_relu(self.conv(x), SLOPE).flatten(1)
