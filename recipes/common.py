@@ -203,7 +203,7 @@ def export(
         raise ValueError(
             f"a checkpoint has at most {MAX_BYTES / 1e6:g} MB; {args.out.name} would have {size / 1e6:.2f}"
         )
-    numbers = {name: _plain(score) for name, score in scores.items()}
+    numbers = {name: plain(score) for name, score in scores.items()}
     facts = {"seed": args.seed, "score": numbers, "seconds": round(seconds, 1)} | more
     checkpoints.save(args.out, halves, recipe=command(args), **facts)
     print(f"{args.out}: {size / 1e6:.2f} MB, trained in {seconds:.0f} s")
@@ -236,11 +236,13 @@ def _fields(value: Any) -> dict[str, Any] | None:
     return value._asdict() if hasattr(value, "_asdict") else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A score as JSON holds it, its numbers rounded to 4 significant digits."""
     value = _fields(value) or value
     if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
     if hasattr(value, "item"):  # a NumPy number, or a tensor of one
         value = value.item()
     return float(f"{value:.4g}") if isinstance(value, float) else value
@@ -251,5 +253,5 @@ def _text(value: Any) -> str:
     if fields and {"value", "low", "high"} <= fields.keys():
         n = f", n = {fields['n']}" if "n" in fields else ""
         return f"{fields['value']:.4g} [{fields['low']:.4g}, {fields['high']:.4g}]{n}"
-    value = _plain(value)
+    value = plain(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
