@@ -5,48 +5,26 @@
 The tutorial's step is the one found everywhere: torch's layers as they are, `BCELoss` of a sigmoid, one backward pass
 of D for the real and one for the fake images, then a third through D for G, which also computes D's gradients only
 to throw them away. Ours computes the same updates (checked first, in float64, to rounding) and leaves out that waste;
-keeps pixels in the order that CPUs like; turns convolutions with one or three channels into their sub-pixel form; and
-uses bfloat16 where `runtime.autocast` has measured that it pays, as the training loop does. A row without it shows
-what the rest is worth. Steps alternate, so that all meet the same machine; the median counts.
+keeps images in the memory format that CPUs like (channels last); turns convolutions with one or three channels into
+their sub-pixel form; and uses bfloat16 where `runtime.autocast` has measured that it pays, as the training loop does.
+A row without it shows what the rest is worth. Steps alternate, so that all meet the same machine; the median counts.
 """
 
-import argparse
 import contextlib
 import copy
-import dataclasses
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import common
 from course_lib import gan
 from course_lib.base import runtime
 
 ADAM = {"lr": 2e-4, "betas": (0.5, 0.999)}
 Z_DIM = 64
-
-
-@dataclasses.dataclass
-class Row:
-    """One kind of step at one size."""
-
-    size: int
-    channels: int
-    batch: int
-    step: str
-    milliseconds: float
-    images_per_second: float
-    ratio: float  # of the images per second to the tutorial's
-
-    def line(self) -> str:
-        """One line of the printed table."""
-        shape = f"{self.batch}×{self.channels}×{self.size}×{self.size}"
-        return f"{shape:14} {self.step:26} {self.milliseconds:8.1f} {self.images_per_second:10.0f} {self.ratio:6.2f}"
 
 
 class Tutorial(nn.Module):
@@ -68,7 +46,7 @@ class Tutorial(nn.Module):
 
 
 def _plain(layer: nn.Module) -> nn.Module:
-    """Torch's layer of the same kind and shape, in the usual order of memory."""
+    """Torch's layer of the same kind and shape, in the usual memory format."""
     if isinstance(layer, gan.Upsampling | gan.Downsampling):
         kind = nn.ConvTranspose2d if isinstance(layer, gan.Upsampling) else nn.Conv2d
         bias = layer.bias is not None
@@ -129,54 +107,52 @@ def check_equal(channels: int, size: int, width: int) -> float:
     return error
 
 
+Row = dict[str, float | str]
+
+
 def measure(channels: int, size: int, width: int, batch: int, repeats: int, device: torch.device) -> list[Row]:
-    """The steps in turn, from the same weights on the same random images."""
+    """The steps in turn, from the same weights on the same random images: a row each."""
     images = torch.rand(batch, channels, size, size, device=device)
-    contexts = {"ours, float32": contextlib.nullcontext}
+    contexts = {"tutorial": contextlib.nullcontext, "ours, float32": contextlib.nullcontext}
     if not isinstance(runtime.autocast(device), contextlib.nullcontext):
         contexts["ours, bfloat16 autocast"] = lambda: runtime.autocast(device)
-    candidates = {}
-    for name in ("tutorial", *contexts):
+    steps = {}
+    for name in contexts:
         pair = networks(channels, size, width)
         pair = [(Tutorial(network) if name == "tutorial" else network).to(device) for network in pair]
         make = tutorial_step if name == "tutorial" else our_step
-        candidates[name] = make(*pair, torch.Generator(device).manual_seed(1))
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+        steps[name] = make(*pair, torch.Generator(device).manual_seed(1))
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 3):
-        for name, step in candidates.items():
+        for name, step in steps.items():
             begin = time.perf_counter()
-            with contexts.get(name, contextlib.nullcontext)():
+            with contexts[name]():
                 losses = step(images)
             sum(losses.values()).item()  # waits for a GPU
             times[name].append(time.perf_counter() - begin)
     medians = {name: statistics.median(record[3:]) for name, record in times.items()}  # the first ones warm up
+    shape = {"size": size, "channels": channels, "batch": batch}
     return [
-        Row(size, channels, batch, name, 1000 * t, batch / t, medians["tutorial"] / t) for name, t in medians.items()
+        shape
+        | {"step": name, "milliseconds": 1000 * t, "images_per_second": batch / t, "ratio": medians["tutorial"] / t}
+        for name, t in medians.items()
     ]
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    """Measure, print the table, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument("--quick", action="store_true", help="small and short: does it run?")
-    options = parser.parse_args(arguments)
+    """Measure, print a table for each shape, and write what was asked for; returns all rows."""
+    options = common.parser(__doc__).parse_args(arguments)
     shapes = [(1, 8, 8, 8)] if options.quick else [(1, 28, 64, 64), (3, 32, 64, 64)]
-    device = runtime.device()
-    where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else str(device)
-    print(f"torch {torch.__version__}, {platform.machine()}, {where}")
-    print(f"{'batch':14} {'step':26} {'ms':>8} {'images/s':>10} {'ratio':>6}")
-    rows = []
+    device, found = runtime.device(), []
     for channels, size, width, batch in shapes:
         error = check_equal(channels, size, min(width, 16))
-        for row in measure(channels, size, width, batch, 2 if options.quick else 40, device):
-            rows.append(row)
-            print(row.line(), flush=True)
-        print(f"{'':14} same layers; weights after 3 steps in float64 differ by {error:.0e}")
-    if options.json:
-        report = {"torch": torch.__version__, "where": where, "rows": [dataclasses.asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return rows
+        print(f"batches of {batch}×{channels}×{size}×{size}; weights after 3 steps in float64 differ by {error:.0e}")
+        rows = measure(channels, size, width, batch, 2 if options.quick else 40, device)
+        figures = ("milliseconds", "images_per_second", "ratio")
+        print(common.table({row["step"]: {name: row[name] for name in figures} for row in rows}), flush=True)
+        found += rows
+    common.write(options.json, {"rows": found})
+    return found
 
 
 if __name__ == "__main__":

@@ -7,21 +7,22 @@ real ones by `metrics.evaluate`, whose docstring says how many images each score
 "copies" are images of the training set passed off as generated: their Fréchet distance is what real images reach,
 and "copied" shows that the last two scores see through them. (Of the cats the reference is the training set itself.)
 
+With `--quick`, 300 images of each, and only of MNIST.
+
 Below the table, the bars: Fréchet distance of StyleGAN < DCGAN < GAN 2014, DCGAN < VAE, and a conditional generator
-that draws the class asked for in 95 % of all cases, or in as many as its judge is right about real images, who of
-clothes knows 92.9 %. Exits with 1 where one is missed.
+that draws the class asked for in 95 % of all cases, or in as many as its judge is right about real images (of clothes
+92.9 %). Exits with 1 where one is missed.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks import common
 from course_lib import gan, stylegan, vae
 from course_lib.base import checkpoints, datasets, metrics, runtime, zoo
 from course_lib.base.metrics import Score
@@ -91,25 +92,19 @@ def copies(data: str, n: int, repeats: int, device: torch.device) -> Row:
     return dict(metrics.evaluate(training[chosen][0].to(device), data, repeats=repeats))
 
 
-def text(score: Score | None, unit: float) -> str:
+def text(score: Score, unit: float) -> str:
     """A score with its interval; only the value where there is none, as of the floor."""
-    if score is None:
-        return ""
     value, low, high = (unit * number for number in (score.value, score.low, score.high))
     return f"{value:.3g}" if low == high else f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def table(rows: dict[str, Row]) -> str:
-    """All rows in columns as wide as they need."""
-    lines = [["", *FACTS, *(title for title, _ in SCORES.values())]]
+    """All rows, in columns as wide as they need."""
+    shown = {}
     for name, row in rows.items():
-        facts = [form.format(row[key]) if key in row else "" for key, form in FACTS.items()]
-        lines.append([name, *facts, *(text(row.get(key), unit) for key, (_, unit) in SCORES.items())])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
+        shown[name] = {title: form.format(row[title]) for title, form in FACTS.items() if title in row}
+        shown[name] |= {title: text(row[key], unit) for key, (title, unit) in SCORES.items() if key in row}
+    return common.table(shown)
 
 
 def bars(rows: dict[str, Row]) -> dict[str, bool]:
@@ -131,10 +126,7 @@ def bars(rows: dict[str, Row]) -> dict[str, bool]:
 
 def main(arguments: list[str] | None = None) -> dict[str, bool]:
     """Judge, print the table and the bars, and write what was asked for; returns the bars."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument("--quick", action="store_true", help="300 images, and only of MNIST: does it run?")
-    options = parser.parse_args(arguments)
+    options = common.parser(__doc__).parse_args(arguments)
     n, repeats = (300, 5) if options.quick else (10_000, 100)
     wanted = {name: model for name, model in MODELS.items() if model.data == "mnist" or not options.quick}
     at_hand = {data: datasets.is_available(data) for data in dict.fromkeys(model.data for model in wanted.values())}
@@ -151,15 +143,8 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
     print(f"{n:,} images of each; torch {torch.__version__}, {device}; 95 % intervals")
     print(table(rows))
     met = bars(rows)
-    for claim, holds in met.items():
-        print(f"{'met   ' if holds else 'MISSED'} {claim}")
-    if options.json:
-        plain = {
-            name: {key: dataclasses.asdict(v) if isinstance(v, Score) else v for key, v in row.items()}
-            for name, row in rows.items()
-        }
-        report = {"images": n, "seed": SEED, "rows": plain, "bars": met}
-        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    common.report(met)
+    common.write(options.json, {"images": n, "seed": SEED, "rows": rows, "bars": met})
     return met
 
 

@@ -1,4 +1,4 @@
-"""Train the course's GANs (chapters 3 and 4): fully connected as in 2014, DCGAN as in 2015, with classes, and cats.
+"""Train the course's GANs: fully connected as in 2014, DCGAN as in 2015, with classes, and cats.
 
     python recipes/gan.py                            # all that ship, one after the other: half an hour on 2 cores
     python recipes/gan.py --model dcgan_mnist        # one of them; continues where it was interrupted
@@ -9,8 +9,8 @@
 | `dcgan_mnist` | MNIST | DCGAN 2015, with the paper's layers, initialisation and optimiser |
 | `dcgan_mnist_conditional` | MNIST | the same with classes, a projection discriminator |
 | `dcgan_fashion_mnist` | Fashion-MNIST | the same with classes |
-| `dcgan_cats` | CIFAR-10's cats | unconditional; mirrored and shifted, for there are 5,000 only |
-| `dcgan_digits` | 8×8 digits | the settings of the notebook's live training |
+| `dcgan_cats` | CIFAR-10's cats | unconditional; mirrored and shifted, since there are only 5,000 |
+| `dcgan_digits` | 8×8 digits | the settings of the lesson's live training |
 
 MNIST, Fashion-MNIST and the cats are found in `COURSE_DATA`, or downloaded. Samples of the averaged generator are
 drawn to build/ as the training goes. Departures from both papers, for all: z is Gaussian and has 64 or 128 numbers, a
@@ -85,7 +85,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     generator, discriminator = (network.to(device) for network in preset.networks(data))
     rng = torch.Generator(device).manual_seed(args.seed)
     adam = partial(torch.optim.Adam, lr=preset.lr, betas=preset.betas)
-    parts = {
+    stateful = {
         "generator": generator,
         "discriminator": discriminator,
         "generator_optimiser": adam(generator.parameters()),
@@ -93,7 +93,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
         "rng": rng,
     }
     vary = gan.augment if preset.augment else None
-    step = gan.adversarial_step(*parts.values(), augment=vary)
+    step = gan.adversarial_step(**stateful, augment=vary)
 
     def grid(loop: Loop) -> Tensor:
         return gan.sample(loop.averaged["generator"], common.IMAGES, rng=torch.Generator().manual_seed(0))
@@ -103,7 +103,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
         args,
         step,
         data,
-        stateful=parts,
+        stateful=stateful,
         averages={"generator": preset.average},
         hooks=[common.draw(args.out.stem, grid, 1000)],
         save_every=1000,

@@ -1,10 +1,12 @@
-"""Train the small StyleGAN of chapter 4 on MNIST.
+"""Train the small StyleGAN on MNIST.
 
     python recipes/stylegan.py        # about 15 minutes on 2 cores; continues where it was interrupted
 
 What ships is the moving average of the generator (Karras et al. 2018, appendix A.1). MNIST is found in `COURSE_DATA`,
 or downloaded. Samples of the averaged generator are drawn to build/ as the training goes.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,23 +32,22 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     data = datasets.load("mnist")
     generator = stylegan.StyleGenerator().to(device)
     discriminator = stylegan.StyleDiscriminator().to(device)
-    optimisers = [torch.optim.Adam(network.parameters(), args.lr, BETAS) for network in (generator, discriminator)]
-    rng = torch.Generator(device).manual_seed(args.seed)
-    parts = {
+    adam = partial(torch.optim.Adam, lr=args.lr, betas=BETAS)
+    stateful = {
         "generator": generator,
         "discriminator": discriminator,
-        "generator_optimiser": optimisers[0],
-        "discriminator_optimiser": optimisers[1],
-        "rng": rng,
+        "generator_optimiser": adam(generator.parameters()),
+        "discriminator_optimiser": adam(discriminator.parameters()),
+        "rng": torch.Generator(device).manual_seed(args.seed),
     }
-    step = stylegan.stylegan_step(*parts.values(), r1=args.r1)
+    step = stylegan.stylegan_step(**stateful, r1=args.r1)
 
     def grid(loop: Loop) -> Tensor:
         return stylegan.sample(loop.averaged["generator"], common.IMAGES, rng=torch.Generator().manual_seed(0))
 
     hooks = [common.draw(args.out.stem, grid, 1000)]
     averages = {"generator": args.average}
-    loop = common.train(args, step, data, stateful=parts, averages=averages, hooks=hooks, save_every=1000)
+    loop = common.train(args, step, data, stateful=stateful, averages=averages, hooks=hooks, save_every=1000)
     averaged = loop.averaged["generator"]
     rng = torch.Generator().manual_seed(args.seed)
     z = torch.randn(10_000, averaged.z_dim, generator=rng).to(device)

@@ -1,4 +1,4 @@
-"""Train the variational autoencoder of chapter 4 on MNIST.
+"""Train the variational autoencoder on MNIST.
 
     python recipes/vae.py        # about 2 minutes on 2 cores; continues where it was interrupted
 
@@ -52,13 +52,13 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         schedule.step()
         return losses
 
-    parts = {"vae": network, "optimiser": optimiser, "schedule": schedule, "rng": rng}
+    stateful = {"vae": network, "optimiser": optimiser, "schedule": schedule, "rng": rng}
 
     def grid(loop: Loop) -> Tensor:
         return vae.sample(network, common.IMAGES, torch.Generator().manual_seed(0))
 
     hooks = [common.draw(args.out.stem, grid, 5000)]
-    loop = common.train(args, step, data, stateful=parts, hooks=hooks, save_every=5000)
+    loop = common.train(args, step, data, stateful=stateful, hooks=hooks, save_every=5000)
     common.round_to_half(network)
     n = 200 if args.quick else common.EVALUATED
     rng = torch.Generator().manual_seed(args.seed)

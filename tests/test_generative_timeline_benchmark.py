@@ -40,18 +40,18 @@ def test_bars_tell_whether_intervals_overlap(benchmark):
 
 
 @pytest.mark.parametrize(
-    ("share", "judge", "met"), [(0.95, 0.99, True), (0.949, 0.99, False), (0.93, 0.92, True), (0.91, 0.92, False)]
+    ("agreement", "judge", "met"), [(0.95, 0.99, True), (0.949, 0.99, False), (0.93, 0.92, True), (0.91, 0.92, False)]
 )
-def test_bar_of_the_class_agreement(benchmark, share, judge, met):
-    assert list(benchmark.bars({"x": {"agreement": score(share), "judge": judge}}).values()) == [met]
+def test_bar_of_the_class_agreement(benchmark, agreement, judge, met):
+    assert list(benchmark.bars({"x": {"agreement": score(agreement), "judge": judge}}).values()) == [met]
 
 
 def test_table_shows_every_score_with_its_interval_and_leaves_gaps(benchmark):
     rows = {"a model": {"weights": 1234, "precision": score(0.5, 0.1), "Fréchet floor": score(0.25)}, "copies": {}}
     head, first, second = benchmark.table(rows).splitlines()
-    assert all(title in head for title in ("weights", "seconds", "Fréchet distance", "largest class %"))
+    assert all(title in head for title in ("weights", "precision %", "floor"))
     assert "1,234" in first and "50 [40, 60]" in first and "0.25" in first and "0.25 [" not in first
-    assert len(head) == len(first) == len(second) and second.strip() == "copies"
+    assert len(head) >= len(first) and second == "copies"
 
 
 def test_without_data_it_says_what_to_do(benchmark, tmp_path, monkeypatch, capsys):
@@ -75,5 +75,6 @@ def test_it_runs_and_sees_through_copies(benchmark, tmp_path, capsys):
     copies = report["rows"]["copies of mnist"]
     assert copies["distance to training"]["value"] == 0 and copies["copied"]["value"] == 1
     assert len(met) == 4, "three distances and one agreement"
-    printed = capsys.readouterr().out
-    assert all(name in printed for name in report["rows"]) and all(claim in printed for claim in met)
+    printed = capsys.readouterr()
+    assert all(name in printed.out for name in report["rows"])
+    assert all(claim in (printed.out if holds else printed.err) for claim, holds in met.items())
