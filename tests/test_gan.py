@@ -486,6 +486,14 @@ def test_slerp_ends_where_it_should_and_keeps_noise_normal():
     assert path.shape == (5, 64) and path.dtype == torch.float64
 
 
+def test_slerp_in_half_precision_is_the_exact_one_rounded():
+    a = normal(200, 64).bfloat16()
+    b = (a.double() + 0.1 * normal(200, 64, seed=1)).bfloat16()  # angles of about 6°
+    found = gan.slerp(a, b, 0.3)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), gan.slerp(a.double(), b.double(), 0.3), rtol=2**-8, atol=1e-4)
+
+
 def test_slerp_of_parallel_and_opposite_directions_is_straight():
     a = normal(1, 8)
     for b in (a, 3 * a, -a):

@@ -187,6 +187,8 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     """
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"a and b must have the same z_dim; got {tuple(a.shape)} and {tuple(b.shape)}")
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    a, b = (x.to(torch.promote_types(dtype, torch.float32)) for x in (a, b))  # half is too coarse for small angles
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
     cosine = torch.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
     omega = torch.arccos(cosine)
@@ -194,4 +196,4 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     parallel = sine < 1e-4
     sine = torch.where(parallel, 1, sine)
     weights = [torch.sin(s * omega) / sine for s in (1 - t, t)]
-    return torch.where(parallel, torch.lerp(a, b, t), weights[0] * a + weights[1] * b)
+    return torch.where(parallel, torch.lerp(a, b, t), weights[0] * a + weights[1] * b).to(dtype)
