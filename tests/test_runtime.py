@@ -125,3 +125,89 @@ def test_offline_switch(monkeypatch):
     for value, offline in (("1", True), ("0", False), ("", False)):
         monkeypatch.setenv("COURSE_OFFLINE", value)
         assert runtime.is_offline() is offline
+
+
+# --- how many threads
+
+
+def run(threads: runtime.Threads, seconds, steps: int) -> list[int]:
+    """Steps that would take `seconds(number of threads)` each; the number of threads of every step, and at the end."""
+    seen = []
+    with threads:
+        for _ in range(steps):
+            seen.append(torch.get_num_threads())
+            threads.step_took(seconds(seen[-1]))
+    return [*seen, torch.get_num_threads()]
+
+
+@pytest.fixture
+def four_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("alone", "all_four", "best"), [(0.02, 0.05, 1), (0.04, 0.02, 4)])
+def test_the_faster_number_of_threads_is_kept(alone, all_four, best):
+    threads = runtime.Threads()
+    seen = run(threads, lambda n: alone if n == 1 else all_four, 80)
+    assert threads.chosen == best and set(seen[:30]) == {1, 4}
+    assert set(seen[40:-1]) == {best} and seen[-1] == 4  # what torch had, it has again
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_delay_during_the_trial_does_not_decide():
+    delays = iter([0, 0, 0.5])  # in the first steps with four threads
+    threads = runtime.Threads()
+    run(threads, lambda n: 0.04 if n == 1 else 0.02 + next(delays, 0), 80)
+    assert threads.chosen == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_the_number_of_threads_is_tried_again_unless_it_must_stay(monkeypatch):
+    monkeypatch.setattr(runtime.Threads, "AGAIN", 0.0)
+    busy = [False]
+
+    def seconds(n: int) -> float:
+        return 0.03 if n == 1 else 0.1 if busy[0] else 0.02
+
+    for once, later in ((False, 1), (True, 4)):
+        busy[0] = False
+        threads = runtime.Threads(once)
+        run(threads, seconds, 60)
+        assert threads.chosen == 4
+        busy[0] = True
+        assert 1 in run(threads, seconds, 60)[:-1] or once
+        assert threads.chosen == later
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_number_of_threads_from_a_state_is_taken_up():
+    threads = runtime.Threads(once=True)
+    threads.chosen = 1
+    assert run(threads, lambda n: 1.0 / n, 40) == [1] * 40 + [4]
+    threads.chosen = 16  # of a larger machine
+    assert run(threads, lambda n: 0.01 * n, 40) == [4] * 41
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_where_the_user_chose_or_steps_are_long_nothing_is_tried(monkeypatch):
+    assert set(run(runtime.Threads(), lambda n: 0.3 * n, 40)) == {4}
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert set(run(runtime.Threads(), lambda n: 0.01 * n, 40)) == {4}
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    torch.set_num_threads(1)
+    assert set(run(runtime.Threads(), lambda n: 0.01 * n, 40)) == {1}
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_an_error_gives_the_threads_back():
+    with pytest.raises(KeyError), runtime.Threads() as threads:
+        for _ in range(3):
+            threads.step_took(0.2)
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == 4

@@ -2,11 +2,9 @@
 
 A safetensors file is a JSON header and raw numbers, so loading one runs no code, unlike a pickled `.pth`.
 The format cannot tell that a byte of a weight has changed; so `save` stores a SHA-256 and `load` checks it.
-`save_state` and `load_state` do the same for what an interrupted training needs to go on.
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -20,7 +18,6 @@ from torch import Tensor, nn
 M = TypeVar("M", bound=nn.Module)
 
 REQUIRED = ("recipe", "score", "seed", "sha256")
-STATE_MAGIC = b"course training state 1\n"  # first in the file; then 32 bytes of SHA-256 of the rest
 
 
 class CheckpointError(ValueError):
@@ -173,42 +170,3 @@ def ready(module: M, name_or_path: str | os.PathLike, device: torch.device | str
     """
     restore(module, name_or_path)
     return module.to(device).eval().requires_grad_(False)
-
-
-def save_state(path: str | os.PathLike, state: Mapping[str, object]) -> None:
-    """Write the state of a training, to go on from with `load_state`; an older file gives way only to a whole one.
-
-    Args:
-        path: of any suffix; its folder is created where missing.
-        state: names and what belongs to them: tensors, numbers, text, None, and lists, tuples and dicts of those.
-
-    Raises:
-        TypeError: anything else in it, such as a function or a NumPy array, which could not be loaded without
-            running code.
-        OSError: the file cannot be written; the previous one is untouched.
-    """
-    stream = io.BytesIO()
-    torch.save(dict(state), stream)
-    content = stream.getvalue()
-    try:  # better now than after hours of training
-        torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except Exception as error:  # pickle's errors, some of them torch's own
-        raise TypeError(f"the state holds more than tensors, numbers and text: {error}") from error
-    write_atomically(path, STATE_MAGIC + hashlib.sha256(content).digest() + content)
-
-
-def load_state(path: str | os.PathLike) -> dict[str, object]:
-    """What `save_state` wrote, its tensors on the CPU. No code in the file is run.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: `save_state` did not write the file, or it is cut or changed.
-    """
-    data = Path(path).read_bytes()
-    start = len(STATE_MAGIC) + hashlib.sha256().digest_size
-    if not data.startswith(STATE_MAGIC[: len(data)]) or not data:
-        raise CheckpointError(f"{path} is not a training state; it was not written by save_state()")
-    digest, content = data[len(STATE_MAGIC) : start], data[start:]
-    if hashlib.sha256(content).digest() != digest:
-        raise CheckpointError(f"{path} is damaged: it is cut or changed, and its SHA-256 does not agree")
-    return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")

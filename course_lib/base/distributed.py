@@ -1,21 +1,19 @@
 """One process or several: what the training loop asks of Hugging Face Accelerate, and nothing where it runs alone.
 
     accelerate launch --multi_gpu --num_processes 2 recipes/gan.py                      # a GPU each
-    COURSE_DEVICE=cpu accelerate launch --multi_gpu --num_processes 2 recipes/gan.py    # shares of one CPU
+    COURSE_DEVICE=cpu accelerate launch --multi_gpu --num_processes 2 recipes/gan.py    # two processes on one CPU
 
 start several processes of the same script (in the second line `--multi_gpu` only means several: with `--cpu`,
-Accelerate starts more than one only through MPI). Each computes its slice of every batch; here lie the few things
-they have to tell each other. Accelerate is imported only by a process that was launched so; every other run is alone
-and does not need it.
+Accelerate starts more than one only through MPI). Each computes its slice of every batch. The functions here are the
+few things that the processes tell each other. Only a process that was launched so imports Accelerate.
 """
 
 import functools
 import os
-import random
+import types
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,30 +21,17 @@ from course_lib.base import runtime
 
 
 @functools.cache
-def _together() -> Any:
-    """Accelerate's view of the processes, or None in a process that is alone; the first call connects them."""
+def processes() -> Any:
+    """All processes that train together, as Accelerate's `PartialState`; the first call connects them.
+
+    Its `num_processes` is 1 unless started by `accelerate launch`; `process_index` is from 0, and `is_main_process`
+    says whether it is 0, the one that writes, prints and shows the bar.
+    """
     if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return None
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ImportError("to train in several processes: pip install accelerate") from error
+        return types.SimpleNamespace(num_processes=1, process_index=0, is_main_process=True)
+    from accelerate import PartialState
+
     return PartialState(cpu=runtime.device().type == "cpu")  # also chooses this process's GPU
-
-
-def count() -> int:
-    """How many processes train together; 1 unless started by `accelerate launch`."""
-    return 1 if _together() is None else _together().num_processes
-
-
-def index() -> int:
-    """This process's number, from 0."""
-    return 0 if _together() is None else _together().process_index
-
-
-def is_main() -> bool:
-    """Whether this is process 0, the one that writes, prints and shows the bar."""
-    return index() == 0
 
 
 @torch.no_grad()
@@ -56,7 +41,7 @@ def average(tensors: Iterable[Tensor]) -> None:
     Args:
         tensors: floats of any shapes, the same ones in every process, on one device.
     """
-    if count() == 1 or not (tensors := list(tensors)):
+    if processes().num_processes == 1 or not (tensors := list(tensors)):
         return
     from accelerate.utils import reduce
 
@@ -67,46 +52,30 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def copy_from_main(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor, in place, by process 0's; all travel as bytes in one message, so any dtypes may mix."""
-    if count() == 1 or not (tensors := [tensor for tensor in tensors if tensor.numel()]):
-        return
-    from accelerate.utils import broadcast
+    """Replace each tensor, of any shape and dtype, in place, by that of process 0."""
+    if processes().num_processes > 1:
+        from accelerate.utils import broadcast
 
-    parts = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors]
-    sent = broadcast(torch.cat(parts), from_process=0)
-    for tensor, part in zip(tensors, sent.split([len(part) for part in parts]), strict=True):
-        tensor.copy_(part.clone().view(tensor.dtype).view(tensor.shape))  # a clone, since views must be aligned
-
-
-def broadcast(thing: Any) -> Any:
-    """What process 0 gave, for all of them."""
-    if count() == 1:
-        return thing
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([thing], from_process=0)[0]
+        broadcast(list(tensors))
 
 
 def gather(thing: Any) -> list[Any]:
-    """What each process gave, in their order, for all of them."""
-    if count() == 1:
+    """What each process gave, in their order, for all of them; it can be pickled."""
+    if processes().num_processes == 1:
         return [thing]
     from accelerate.utils import gather_object
 
     return gather_object([thing])
 
 
-def part_ways(generators: Iterable[torch.Generator]) -> None:
-    """Give every process but the first other random numbers: equal noise in all would be noise drawn once.
+def use_other_randomness(generators: Iterable[torch.Generator]) -> None:
+    """Seed the generators given, and Python's, NumPy's and torch's own, anew in every process but the first.
 
-    Python's, NumPy's and torch's own generators, and those given, are seeded anew by their seed and `index()`.
+    Otherwise all processes would draw the same noise, as if each noise were drawn once.
     """
-    if is_main():
-        return
-    shift = 1_000_003 * index()
-    for generator in generators:
-        generator.manual_seed(generator.initial_seed() + shift)
-    seed = torch.initial_seed() + shift
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
+    if shift := 1_000_003 * processes().process_index:
+        from accelerate.utils import set_seed
+
+        for generator in generators:
+            generator.manual_seed(generator.initial_seed() + shift)
+        set_seed((torch.initial_seed() + shift) % 2**32)

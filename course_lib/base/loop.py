@@ -1,6 +1,4 @@
-"""The losses of a training by name, one value a step, fetched from the device no more often than somebody looks.
-
-The one training loop of the course. It knows batches and named losses, and never learns what a GAN is.
+"""The one training loop of the course. It knows batches and named losses, and never learns what a GAN is.
 
     def step(batch):
         loss = F.cross_entropy(network(batch[0]), batch[1])
@@ -10,12 +8,13 @@ The one training loop of the course. It knows batches and named losses, and neve
     Loop(step, data, steps=2000, batch_size=64, stateful={"network": network, "optimiser": optimiser}).run()
 
 With `resume_from=`, a run that is interrupted, even killed, goes on where it was: on a CPU bit for bit as if nothing
-had happened (with the same number of threads, on which sums depend). Started by `accelerate launch`, the same script
-trains in several processes (`base/distributed.py`).
+had happened. Started by `accelerate launch`, the same script trains in several processes (`base/distributed.py`).
 """
 
 import contextlib
+import copy
 import math
+import operator
 import os
 import signal
 import time
@@ -25,97 +24,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from course_lib.base import checkpoints, distributed, resume, runtime
-
-MEMORY = 0.95  # of the smoothed losses for the progress bar: they look back about 20 steps
-HINT = (
-    "A lower learning rate or descend(..., clip=1.0) often helps; otherwise look for a logarithm or a root of 0, or a "
-    "division by it."
-)
-
-
-class History:
-    """Losses by name: `values` of every step (NaN where a step had no such loss), `last` and `smooth`.
-
-    What was added lies on the device until `fetch`, since reading a number there waits until the device has caught
-    up. `interrupted` travels with the losses: after `fetch`, all processes know alike whether one wants to stop.
-    """
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
-        self.last: dict[str, float] = {}
-        self.smooth: dict[str, float] = {}
-        self.interrupted = False
-        self._steps = 0
-        self._pending: list[tuple[tuple[str, ...], Tensor]] = []
-
-    def add(self, losses: Mapping[str, Any], device: torch.device, *, interrupted: bool = False) -> None:
-        """Note the losses of one step, averaged over the processes.
-
-        Args:
-            losses: scalars by name, as tensors or numbers.
-            device: where to keep them.
-            interrupted: whether this process was asked to stop.
-
-        Raises:
-            ValueError: no losses by name, or one that is no scalar.
-        """
-        if not isinstance(losses, Mapping) or not losses:
-            raise ValueError(f"a step must return losses by name, as {{'loss': loss}}; got {losses!r}")
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # which has no doubles
-        row = [torch.full((), float(interrupted), dtype=dtype, device=device)]
-        for name, loss in losses.items():
-            loss = torch.as_tensor(loss).detach()
-            if loss.numel() != 1:
-                raise ValueError(f"a loss is a scalar; {name!r} has shape {tuple(loss.shape)}")
-            row.append(loss.reshape(()).to(device, dtype))
-        stacked = torch.stack(row)
-        distributed.average([stacked])
-        self._pending.append((tuple(losses), stacked))
-
-    def fetch(self) -> None:
-        """Bring `values`, `last`, `smooth` and `interrupted` up to date.
-
-        Raises:
-            FloatingPointError: a loss is NaN or infinite. The message names the step, counted from 1, and the losses.
-        """
-        if not self._pending:
-            return
-        numbers = iter(torch.cat([row for _, row in self._pending]).tolist())
-        pending, self._pending = self._pending, []
-        for names, _ in pending:
-            self.interrupted |= next(numbers) > 0
-            self._note({name: next(numbers) for name in names})
-
-    def _note(self, losses: dict[str, float]) -> None:
-        if bad := [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]:
-            raise FloatingPointError(f"at step {self._steps + 1} {', '.join(bad)}. {HINT}")
-        self.last = losses
-        for name, value in losses.items():
-            self.values.setdefault(name, [math.nan] * self._steps)
-            self.smooth[name] = MEMORY * self.smooth.get(name, value) + (1 - MEMORY) * value
-        for name, values in self.values.items():
-            values.append(losses.get(name, math.nan))
-        self._steps += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on."""
-        self.fetch()
-        values = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.values.items()}
-        return {"values": values, "last": self.last, "smooth": self.smooth, "steps": self._steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self._pending = []
-        self.values = {name: values.tolist() for name, values in state["values"].items()}
-        self.last, self.smooth, self._steps = dict(state["last"]), dict(state["smooth"]), state["steps"]
-
+from course_lib.base import distributed, resume, runtime
+from course_lib.base.checkpoints import CheckpointError
 
 Step = Callable[[Any], dict[str, Tensor]]
 LOOK_EVERY = 10  # steps between two looks at a GPU's losses: each look waits until the GPU has caught up
+MEMORY = 0.95  # of the smoothed losses for the progress bar: they look back about 20 steps
+HINT = "A lower learning rate or descend(..., clip=1.0) often helps; or look for NaN in the data, and log(0) or 1/0."
 
 
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer, clip: float | None = None) -> None:
@@ -150,6 +68,9 @@ def every(n: int, action: Callable[["Loop"], None]) -> Callable[["Loop"], None]:
 
     Random numbers that the action draws from torch's own generators leave the training's as they were, so that a
     run is the same whether someone watches or not.
+
+    Raises:
+        ValueError: n below 1.
     """
     if n < 1:
         raise ValueError(f"n must be 1 step or more; got {n}")
@@ -166,34 +87,44 @@ def every(n: int, action: Callable[["Loop"], None]) -> Callable[["Loop"], None]:
 class Loop:
     """Calls `step` on shuffled batches of `data`, and looks after all around it.
 
+    On a CPU, the steps run with one thread or with all that torch may use, whichever is faster at present; see
+    `runtime.Threads`. The number of threads changes the last bits of sums. So with `resume_from` it is chosen once, at
+    the start, and kept in the state; and where every run must give the same bits, set OMP_NUM_THREADS: then nothing is
+    chosen.
+
     Args:
         step: takes a batch, updates the networks (see `descend`), returns scalar losses by name, for display. It
             runs under `runtime.autocast`. A loss need not be there every time; the history then holds NaN.
         data: has `len(data)`, and `data[indices]` for int64 (B,) on the CPU gives a batch: a tensor, or a tuple,
-            list or dict of them. Batches are moved to the device of the parts.
+            list or dict of them, of finite numbers. Batches are moved to the device of the modules.
         steps: how many.
         batch_size: over all processes together; each of them gets an equal slice.
         stateful: by name, all that changes in training: modules, optimisers, schedules and whatever else has
-            `state_dict`, and the `torch.Generator`s that the step draws from.
+            `state_dict` and `load_state_dict`, and the `torch.Generator`s that the step draws from.
         seed: of the order of the data.
-        averages: for modules among the parts, by name, the decay of a moving average of their weights over the
+        averages: for modules in `stateful`, by name, the decay of a moving average of their weights over the
             steps, which often is the better network. It is min(decay, (1 + k)/(10 + k)) at step k, so that a short
             run forgets the random beginning; buffers such as BatchNorm's are copied.
         hooks: called with the loop after every step, in every process; see `every`.
         resume_from: a file. The state is written there every `save_every` steps, at the end and on interruption, and
             `run` goes on from it. A state of other settings, or of another kind of device, is refused; one of other
             `steps`, only where something else than modules, optimisers and generators may know them, as a schedule.
+        save_every: steps between two states.
         title: stands before the progress bar.
         settings: further facts that a state must agree in, such as the weights of a loss; numbers and text.
 
     Attributes:
-        done: steps done. losses: of the last step. history: of every step. seconds: of training, all sessions.
-        averaged: the moving averages, in eval mode.
+        done: steps done.
+        losses: of the last step, by name, the mean over the processes.
+        history: of every step, by name; NaN where a step had no such loss.
+        seconds: of training, all sessions.
+        averaged: the moving averages by name, in evaluation mode.
 
     Raises:
-        ValueError: no data; numbers below 1; parts on several devices; a batch that the processes cannot share
-            equally; an average of something else than a module among the parts.
-        TypeError: a part without a state.
+        ValueError: no data; numbers below 1; modules on several devices; a batch that the processes cannot share
+            equally; an average of something else than a module in `stateful`.
+        TypeError: a number that is not whole; something without a state; with `resume_from`, a state that cannot be
+            saved, as that of an optimiser whose learning rate is a number of NumPy's.
     """
 
     def __init__(
@@ -212,33 +143,44 @@ class Loop:
         title: str = "training",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        own = {"steps": steps, "batch_size": batch_size, "samples": len(data), "seed": seed, "save_every": save_every}
-        for name, value in own.items():
-            if not isinstance(value, int) or (value < 1 and name != "seed"):
-                raise ValueError(f"{name} must be a whole number{'' if name == 'seed' else ' from 1'}; got {value!r}")
-        if batch_size % distributed.count():
-            raise ValueError(f"{distributed.count()} processes cannot share a batch of {batch_size} equally")
         self.step, self.data, self.hooks, self.title = step, data, tuple(hooks), title
-        self.steps, self.batch_size, self.seed, self.save_every = steps, batch_size, seed, save_every
-        self.stateful, self.device = dict(stateful), resume.device_of(stateful)
+        self.steps, self.batch_size = _whole("steps", steps), _whole("batch_size", batch_size)
+        self.save_every, self.seed = _whole("save_every", save_every), _whole("seed", seed, at_least=-math.inf)
+        _whole("samples", len(data))
+        self._processes = distributed.processes()
+        if self.batch_size % self._processes.num_processes:
+            raise ValueError(f"{self._processes.num_processes} processes cannot share a batch of {batch_size} equally")
         self.resume_from = None if resume_from is None else Path(resume_from)
-        self.done, self.seconds = 0, 0.0
+        self.stateful = dict(stateful)
+        self._generators = {name: s for name, s in stateful.items() if isinstance(s, torch.Generator)}
+        self._modules = {name: s for name, s in stateful.items() if isinstance(s, nn.Module)}
+        self.device = resume.device_of(self._modules)
+        self._averages = dict(averages or {})
+        for name, decay in self._averages.items():
+            if name not in self._modules or not 0 <= decay < 1:
+                raise ValueError(f"averages: {name!r} must be a module in stateful, its decay in [0, 1); got {decay}")
+        copies = {name: copy.deepcopy(self._modules[name]) for name in self._averages}
+        self.averaged = {name: module.eval().requires_grad_(False) for name, module in copies.items()}
+        for name, thing in self._with_state().items():
+            if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+                raise TypeError(f"stateful: {name!r} needs state_dict and load_state_dict; got {type(thing).__name__}")
+            if self.resume_from:  # better now than at the first save
+                resume.to_bytes(thing.state_dict(), name)
+        facts = {"batch_size": self.batch_size, "samples": len(data), "seed": self.seed, **(settings or {})}
+        if not all(isinstance(s, nn.Module | torch.optim.Optimizer | torch.Generator) for s in stateful.values()):
+            facts["steps"] = self.steps  # something may have been told it, as a schedule
+        facts |= {"processes": self._processes.num_processes, "device": self.device.type, **resume.describe(stateful)}
+        facts |= {f"average of {name}": decay for name, decay in self._averages.items()}
+        self._settings = {name: str(fact) for name, fact in facts.items()}  # what a state must agree in
+        self._threads = runtime.Threads(once=self.resume_from is not None)
         self._history, self._mixed = History(), False
-        self._averages = {name: self._average(name, decay) for name, decay in (averages or {}).items()}
-        self.averaged = {name: average.module for name, average in self._averages.items()}
-        # What a state must agree in. The number of steps matters only to parts that may have been told it.
-        kinds = nn.Module | torch.optim.Optimizer | torch.Generator
-        free = {"save_every"} | ({"steps"} if all(isinstance(part, kinds) for part in stateful.values()) else set())
-        facts = {name: value for name, value in own.items() if name not in free}
-        facts |= {"processes": distributed.count(), "device": self.device.type, **(settings or {})}
-        facts |= resume.describe(stateful) | {f"average of {name}": decay for name, decay in (averages or {}).items()}
-        self._settings = {name: str(fact) for name, fact in facts.items()}
+        self.done, self.seconds = 0, 0.0
 
     @property
     def losses(self) -> dict[str, float]:
         """The losses of the last step by name, the mean over the processes."""
         self._history.fetch()
-        return self._history.last
+        return {name: values[-1] for name, values in self._history.values.items() if not math.isnan(values[-1])}
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -254,158 +196,207 @@ class Loop:
 
         Raises:
             FloatingPointError: a loss is NaN or infinite, or where a state is due, a weight; the message names them.
-            ValueError: NaN or infinity in the data, or a step that returns something else than named scalars.
-            checkpoints.CheckpointError: the state's file is damaged, or belongs to other settings.
+            ValueError: a step that returns something else than named scalars.
+            CheckpointError: the state's file is damaged, or belongs to other settings.
             KeyboardInterrupt: the run was interrupted; the message says how to go on.
         """
         if self.done == self.steps:
             return self.history
         self._resume()
+        shown = {"total": self.steps, "initial": self.done, "desc": self.title, "unit": " steps"}
+        # None: in a notebook and in a terminal, not in a log file.
+        shown["disable"] = None if self._processes.is_main_process else True
         began, stop = time.perf_counter() - self.seconds, False
-        with resume.interruptions() as caught, self._bar() as bar:
-            while self.done < self.steps and not stop:
-                self._advance(caught)
-                due = self.done == self.steps or self.done % self.save_every == 0  # to be saved
-                if self.device.type == "cpu" or self.done % LOOK_EVERY == 0 or due:
-                    self._look(bar)
-                    # Every process decides so at the same step, by what they told each other with the losses.
-                    stop = self._history.interrupted
-                for hook in self.hooks:
-                    hook(self)
-                bar.update()
-                self.seconds = time.perf_counter() - began
-                if stop or due:
-                    self._save()
+        try:
+            with resume.interruptions() as caught, self._threads, tqdm(**shown) as bar:
+                while self.done < self.steps and not stop:
+                    self._advance(interrupted=bool(caught))
+                    due = self.done == self.steps or self.done % self.save_every == 0  # to be saved
+                    if self.device.type == "cpu" or self.done % LOOK_EVERY == 0 or due:
+                        self._history.fetch()
+                        bar.set_postfix(self._history.smooth, refresh=False)
+                        # Every process decides so at the same step, by what they told each other with the losses.
+                        stop = self._history.interrupted
+                    for hook in self.hooks:
+                        hook(self)
+                    bar.update()
+                    self.seconds = time.perf_counter() - began
+                    if stop or due:
+                        self._save()
+        except FloatingPointError as error:
+            there = self.resume_from and self.resume_from.exists()
+            kept = f" {self.resume_from} holds the last whole state." if there else ""
+            raise FloatingPointError(f"{self.title}: {error}. {HINT}{kept}") from None
         if stop or caught:  # also in the last step, when there is nothing left to stop
             self._go_down(caught)
         return self.history
 
-    def _advance(self, caught: list[int]) -> None:
+    def _advance(self, *, interrupted: bool) -> None:
         """One step: batch, update, moving averages. It waits for a GPU only where the step or the data do."""
-        batch = self._batch()
+        began = time.perf_counter()
         with torch.autocast(self.device.type, torch.bfloat16) if self._mixed else contextlib.nullcontext():
-            losses = self.step(batch)
-        self._history.add(losses, self.device, interrupted=bool(caught))
+            losses = self.step(self._batch())
+        self._history.add(losses, self.device, interrupted=interrupted)
         # Running statistics are the first process's, as in DistributedDataParallel.
-        distributed.copy_from_main(buffer for module in self._modules() for buffer in module.buffers())
-        for name, average in self._averages.items():
-            average.update_parameters(self.stateful[name])
+        distributed.copy_from_main(buffer for module in self._modules.values() for buffer in module.buffers())
+        for name, decay in self._averages.items():
+            now, average = self._modules[name], self.averaged[name]
+            decay = min(decay, (1 + self.done) / (10 + self.done)) if self.done else 0.0
+            get_ema_multi_avg_fn(decay)(list(average.parameters()), list(now.parameters()), None)
+            for copied, buffer in zip(average.buffers(), now.buffers(), strict=True):
+                copied.copy_(buffer)
         self.done += 1
+        if self.device.type == "cpu":
+            self._threads.step_took(time.perf_counter() - began)
 
     def _batch(self) -> Any:
         """This process's slice of the batch, on the device."""
-        share = self.batch_size // distributed.count()
+        size = self.batch_size // self._processes.num_processes
         indices = resume.batch_indices(self.done, len(self.data), self.batch_size, self.seed)
-        indices = indices[distributed.index() * share :][:share]
 
         def moved(thing: Any) -> Any:
             if isinstance(thing, Tensor):
-                if thing.is_floating_point() and not thing.isfinite().all():
-                    raise ValueError(f"{self.title}: NaN or infinity among data[{sorted(indices.tolist())}]")
                 return thing.to(self.device, non_blocking=True)
             if isinstance(thing, Mapping):
                 return {name: moved(part) for name, part in thing.items()}
             return tuple(map(moved, thing)) if isinstance(thing, list | tuple) else thing
 
-        return moved(self.data[indices])
+        return moved(self.data[indices[self._processes.process_index * size :][:size]])
 
-    def _look(self, bar: tqdm) -> None:
-        """Fetch the losses, show them, and stop where they are no longer numbers."""
-        try:
-            self._history.fetch()
-        except FloatingPointError as error:
-            raise self._broken(error) from None
-        if not bar.disable:
-            bar.set_postfix({name: f"{v:.3g}" for name, v in self._history.smooth.items()}, refresh=False)
-
-    def _broken(self, reason: object) -> FloatingPointError:
-        kept = (
-            f" {self.resume_from} holds the last whole state." if self.resume_from and self.resume_from.exists() else ""
-        )
-        return FloatingPointError(f"{self.title}: {reason}{kept}")
-
-    def _modules(self) -> list[nn.Module]:
-        return [part for part in self.stateful.values() if isinstance(part, nn.Module)]
-
-    def _generators(self) -> dict[str, torch.Generator]:
-        return {name: part for name, part in self.stateful.items() if isinstance(part, torch.Generator)}
-
-    def _average(self, name: str, decay: float) -> AveragedModel:
-        module = self.stateful.get(name)
-        if not isinstance(module, nn.Module) or not 0 <= decay < 1:
-            raise ValueError(f"averages: {name!r} must be a module among the parts, its decay in [0, 1); got {decay}")
-
-        def update(averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
-            k = self.done  # torch's own counter may lie on the GPU, and reading it would wait
-            get_ema_multi_avg_fn(min(decay, (1 + k) / (10 + k)))(averaged, current, _)
-
-        return AveragedModel(module, multi_avg_fn=update).eval().requires_grad_(False)
+    def _with_state(self) -> dict[str, Any]:
+        """All whose `state_dict` is kept; generators have none, and other numbers in each process."""
+        averaged = {f"average of {name}": module for name, module in self.averaged.items()}
+        return {name: s for name, s in self.stateful.items() if name not in self._generators} | averaged
 
     def _save(self) -> None:
         """Write everything that the next step depends on, unless the last update broke it."""
-        averaged = {f"average of {name}": module for name, module in self.averaged.items()}
-        if bad := resume.not_finite(self.stateful | averaged):  # no loss has seen these weights yet
-            raise self._broken(f"after step {self.done} {', '.join(bad[:4])} hold NaN or infinity. {HINT}")
+        if bad := resume.not_finite(self._with_state()):  # no loss has seen these weights yet
+            raise FloatingPointError(f"after step {self.done} {', '.join(bad[:4])} hold NaN or infinity")
         if self.resume_from is None:
             return
-        # In every process its own random numbers; all else is the same.
-        randomness = distributed.gather(resume.random_state(self.device, self._generators()))
-        if distributed.is_main():
-            stateful = {name: part for name, part in self.stateful.items() if not isinstance(part, torch.Generator)}
-            state = {
-                "settings": self._settings,
-                "done": self.done,
-                "seconds": self.seconds,
-                "mixed": self._mixed,
-                "history": self._history.state_dict(),
-                "stateful": {name: part.state_dict() for name, part in stateful.items()},
-                "averages": {name: average.state_dict() for name, average in self._averages.items()},
-                "random": randomness,
-            }
-            checkpoints.save_state(self.resume_from, state)
+        randomness = distributed.gather(resume.random_state(self._generators, self.device))
+        if self._processes.is_main_process:
+            state = {"settings": self._settings, "done": self.done, "seconds": self.seconds, "random": randomness}
+            state |= {"mixed": self._mixed, "threads": self._threads.chosen, "history": self._history.state_dict()}
+            state["stateful"] = {name: thing.state_dict() for name, thing in self._with_state().items()}
+            resume.save_state(self.resume_from, state)
 
     def _resume(self) -> None:
         """Take up the state's file; without one, begin."""
         self._history.interrupted = False
-        there = self.resume_from is not None and distributed.is_main() and self.resume_from.exists()
-        state = distributed.broadcast(checkpoints.load_state(self.resume_from) if there else None)
+        there = self.resume_from is not None and self._processes.is_main_process and self.resume_from.exists()
+        state = distributed.gather(resume.load_state(self.resume_from) if there else None)[0]
         if state is None:
             if self.done == 0:
                 mixed = not isinstance(runtime.autocast(self.device), contextlib.nullcontext)
-                self._mixed = distributed.broadcast(mixed)  # a clock may have decided, and otherwise in each
-                distributed.copy_from_main(t for part in self._modules() for t in part.state_dict().values())
-                distributed.part_ways(self._generators().values())
+                self._mixed = distributed.gather(mixed)[0]  # a clock may have decided, and otherwise in each
+                distributed.copy_from_main(t for m in self._modules.values() for t in resume.tensors_of(m).values())
+                distributed.use_other_randomness(self._generators.values())
             return
-        self._compare(state)
-        for name, part_state in state["stateful"].items():
-            self.stateful[name].load_state_dict(part_state)
-        for name, average_state in state["averages"].items():
-            self._averages[name].load_state_dict(average_state)
-        # A precision chosen by a clock may be chosen otherwise today.
-        self.done, self.seconds, self._mixed = state["done"], state["seconds"], state["mixed"]
-        self._history.load_state_dict(state["history"])
-        resume.set_random_state(state["random"][distributed.index()], self.device, self._generators())
-
-    def _compare(self, state: Mapping[str, Any]) -> None:
         found = resume.differences(state.get("settings", {}), self._settings)
         if not found and state["done"] > self.steps:
             found = f"{state['done']} steps are done there, {self.steps} asked for here"
         if found:
-            raise checkpoints.CheckpointError(
+            raise CheckpointError(
                 f"{self.resume_from} belongs to other settings: {found}. Delete it to start anew, or name another file."
             )
-
-    def _bar(self) -> tqdm:
-        # None: shown in a notebook and in a terminal, not in a log file.
-        disable = None if distributed.is_main() else True
-        return tqdm(total=self.steps, initial=self.done, desc=self.title, unit=" steps", disable=disable)
+        for name, thing in self._with_state().items():
+            thing.load_state_dict(state["stateful"][name])
+        # A precision chosen by a clock may be chosen otherwise today, and so may the number of threads.
+        self._mixed, self._threads.chosen = state["mixed"], state["threads"]
+        self.done, self.seconds = state["done"], state["seconds"]
+        self._history.load_state_dict(state["history"])
+        resume.set_random_state(state["random"][self._processes.process_index], self._generators, self.device)
 
     def _go_down(self, caught: list[int]) -> None:
         """The interruption goes on, now that the state is safe."""
         kept = f"kept in {self.resume_from}" if self.resume_from else "kept in this loop, in memory only"
         message = f"{self.title} stopped after step {self.done} of {self.steps}, {kept}; run it again to go on"
         if signal.SIGTERM in caught:
-            if distributed.is_main():
+            if self._processes.is_main_process:
                 tqdm.write(message)
             signal.raise_signal(signal.SIGTERM)  # to whoever waits for it; by default it ends the process
         raise KeyboardInterrupt(message)
+
+
+def _whole(name: str, number: Any, at_least: float = 1) -> int:
+    """A whole number as Python's own, whoever's it was."""
+    try:
+        whole = operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number; got {number!r}") from None
+    if whole < at_least:
+        raise ValueError(f"{name} must be a whole number from {at_least}; got {number!r}")
+    return whole
+
+
+class History:
+    """Losses by name: `values` of every step (NaN where a step had no such loss), and `smooth` for the progress bar.
+
+    What was added lies on the device until `fetch`, since reading a number there waits until the device has caught
+    up. `interrupted` travels with the losses: after `fetch`, all processes know alike whether one wants to stop.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+        self.smooth: dict[str, float] = {}
+        self.steps = 0
+        self.interrupted = False
+        self._pending: list[tuple[tuple[str, ...], Tensor]] = []
+
+    def add(self, losses: Mapping[str, Any], device: torch.device, *, interrupted: bool = False) -> None:
+        """Note the losses of one step, averaged over the processes.
+
+        Args:
+            losses: scalars by name, as tensors or numbers.
+            device: where to keep them.
+            interrupted: whether this process was asked to stop.
+
+        Raises:
+            ValueError: no losses by name, or one that is no scalar.
+        """
+        if not isinstance(losses, Mapping) or not losses:
+            raise ValueError(f"a step must return losses by name, as {{'loss': loss}}; got {losses!r}")
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which has no doubles
+        row = [torch.full((), float(interrupted), dtype=dtype, device=device)]
+        for name, loss in losses.items():
+            loss = torch.as_tensor(loss).detach()
+            if loss.numel() != 1:
+                raise ValueError(f"a loss is a scalar; {name!r} has shape {tuple(loss.shape)}")
+            row.append(loss.reshape(()).to(device, dtype))
+        stacked = torch.stack(row)
+        distributed.average([stacked])
+        self._pending.append((tuple(losses), stacked))
+
+    def fetch(self) -> None:
+        """Bring `values`, `smooth`, `steps` and `interrupted` up to date.
+
+        Raises:
+            FloatingPointError: a loss is NaN or infinite. The message names the step, counted from 1, and the losses.
+        """
+        if not self._pending:
+            return
+        numbers = iter(torch.cat([row for _, row in self._pending]).tolist())
+        pending, self._pending = self._pending, []
+        for names, _ in pending:
+            self.interrupted |= next(numbers) > 0
+            losses = {name: next(numbers) for name in names}
+            if bad := [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]:
+                raise FloatingPointError(f"at step {self.steps + 1} {', '.join(bad)}")
+            for name, value in losses.items():
+                self.values.setdefault(name, [math.nan] * self.steps)
+                self.smooth[name] = MEMORY * self.smooth.get(name, value) + (1 - MEMORY) * value
+            for name, values in self.values.items():
+                values.append(losses.get(name, math.nan))
+            self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on."""
+        self.fetch()
+        values = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.values.items()}
+        return {"values": values, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.values = {name: values.tolist() for name, values in state["values"].items()}
+        self.steps, self._pending = state["steps"], []

@@ -1,25 +1,114 @@
-"""What lets a training fall apart into sessions: its order of data, its random numbers, its interruptions.
+"""What lets a training be interrupted and go on: its state in a file, its random numbers, its order of the data.
 
 A run that is interrupted and resumed equals an uninterrupted one only if everything that the next step depends on
-is either written down or a function of the step's number. Here is what `training.Loop` needs for that.
+is either written down or a function of the step's number.
 """
 
 import contextlib
 import functools
+import hashlib
+import io
+import os
 import random
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from course_lib.base.checkpoints import CheckpointError, write_atomically
 
-@functools.lru_cache(maxsize=4)
-def _permutation(n: int, epoch: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63))
+MAGIC = b"course training state 1\n"  # first in the file; then 32 bytes of SHA-256 of the rest
+
+
+def save_state(path: str | os.PathLike, state: Mapping[str, object]) -> None:
+    """Write the state of a training, to go on from with `load_state`; an older file gives way only to a whole one.
+
+    Args:
+        path: of any suffix; its folder is created where missing.
+        state: names and what belongs to them: tensors, numbers, text, None, and lists, tuples and dicts of those.
+
+    Raises:
+        TypeError: see `to_bytes`.
+        OSError: the file cannot be written; the previous one is untouched.
+    """
+    content = to_bytes(dict(state), "state")
+    write_atomically(path, MAGIC + hashlib.sha256(content).digest() + content)
+
+
+def load_state(path: str | os.PathLike) -> dict[str, object]:
+    """What `save_state` wrote, its tensors on the CPU. No code in the file is run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: `save_state` did not write the file, or it is cut or changed.
+    """
+    data = Path(path).read_bytes()
+    start = len(MAGIC) + hashlib.sha256().digest_size
+    if not data.startswith(MAGIC[: len(data)]) or not data:
+        raise CheckpointError(f"{path} is not a training state; it was not written by save_state()")
+    digest, content = data[len(MAGIC) : start], data[start:]
+    if hashlib.sha256(content).digest() != digest:
+        raise CheckpointError(f"{path} is damaged: it is cut or changed, and its SHA-256 does not agree")
+    return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+
+
+def to_bytes(state: object, name: str) -> bytes:
+    """A state, or a part of one, as bytes that `torch.load` reads without running code.
+
+    Args:
+        state: tensors, numbers, text, None, and lists, tuples and dicts of those.
+        name: of it, for the message.
+
+    Raises:
+        TypeError: anything else in it, such as a function or a number of NumPy's. The message says where.
+    """
+    stream = io.BytesIO()
+    try:  # and read it again: better now than after hours of training
+        torch.save(state, stream)
+        torch.load(io.BytesIO(stream.getvalue()), weights_only=True, map_location="cpu")
+    except Exception as error:  # pickle's errors, some of them torch's own
+        where = _foreign(state, name) or str(error)
+        raise TypeError(f"a state holds only tensors, Python's numbers and text; {where}") from error
+    return stream.getvalue()
+
+
+def _foreign(thing: object, name: str) -> str:
+    """Where something is that a state cannot hold, and what."""
+    if isinstance(thing, Mapping | list | tuple):
+        parts = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
+        return next(filter(None, (_foreign(part, f"{name}[{key!r}]") for key, part in parts)), "")
+    plain = isinstance(thing, Tensor | int | float | str | None) and not isinstance(thing, np.generic)
+    return "" if plain else f"{name} is {type(thing).__module__}.{type(thing).__name__}"
+
+
+def random_state(generators: Mapping[str, torch.Generator], device: torch.device) -> dict[str, Any]:
+    """The states of the generators given, and of Python's, NumPy's and torch's own, on the CPU and on `device`."""
+    kind, keys, *rest = np.random.get_state()
+    numpy = (kind, keys.tolist(), *rest)  # a state holds no NumPy arrays
+    torchs = {name: generator.get_state() for name, generator in _with_torchs(generators, device).items()}
+    return {"python": random.getstate(), "numpy": numpy, "torch": torchs}
+
+
+def set_random_state(state: Mapping[str, Any], generators: Mapping[str, torch.Generator], device: torch.device) -> None:
+    """Set all generators to what `random_state` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    for name, generator in _with_torchs(generators, device).items():
+        generator.set_state(state["torch"][name])
+
+
+def _with_torchs(generators: Mapping[str, torch.Generator], device: torch.device) -> dict[str, torch.Generator]:
+    own = {"torch's on the CPU": torch.default_generator}
+    if device.type == "cuda":
+        own["torch's on the GPU"] = torch.cuda.default_generators[device.index]
+    elif device.type == "mps":
+        own["torch's on the GPU"] = torch.mps._get_default_mps_generator()
+    return {**generators, **own}
 
 
 def batch_indices(step: int, n: int, batch_size: int, seed: int) -> Tensor:
@@ -36,60 +125,49 @@ def batch_indices(step: int, n: int, batch_size: int, seed: int) -> Tensor:
     return torch.cat(parts)
 
 
-def with_index(device: torch.device) -> torch.device:
-    """The device as its tensors name it: a GPU without a number, as `torch.device("cuda")`, is the current one."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
+@functools.lru_cache(maxsize=4)
+def _permutation(n: int, epoch: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63))
 
 
-def device_of(parts: Mapping[str, Any]) -> torch.device:
-    """Where the modules and generators among the parts of a training lie; the CPU if there are none.
-
-    Raises:
-        TypeError: a part is no generator and has no `state_dict` and `load_state_dict`.
-        ValueError: they lie on several devices.
-    """
-    devices: dict[torch.device, str] = {}
-    for name, part in parts.items():
-        if isinstance(part, nn.Module):
-            devices |= {tensor.device: name for tensor in _tensors(part).values()}
-        elif isinstance(part, torch.Generator):
-            devices.setdefault(with_index(part.device), name)
-        elif not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
-            raise TypeError(f"a part needs state_dict and load_state_dict; {name!r} is {type(part).__name__}")
-    if len(devices) > 1:
-        where = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
-        raise ValueError(f"the parts must lie on one device; {where}")
-    return next(iter(devices), torch.device("cpu"))
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The weights and buffers that a state keeps, by name."""
     return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
-def not_finite(parts: Mapping[str, Any]) -> list[str]:
-    """The names of the weights and buffers, of the modules among the parts, that hold NaN or infinity."""
-    modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-    tensors = {f"{name}.{key}": t for name, module in modules.items() for key, t in _tensors(module).items()}
+def device_of(modules: Mapping[str, nn.Module]) -> torch.device:
+    """Where all modules lie; the CPU if they hold nothing.
+
+    Raises:
+        ValueError: they lie on several devices.
+    """
+    devices = {tensor.device: name for name, module in modules.items() for tensor in tensors_of(module).values()}
+    if len(devices) > 1:
+        where = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
+        raise ValueError(f"the modules must lie on one device; {where}")
+    return next(iter(devices), torch.device("cpu"))
+
+
+def not_finite(stateful: Mapping[str, Any]) -> list[str]:
+    """The names of the weights and buffers of modules that hold NaN or infinity."""
+    modules = {name: thing for name, thing in stateful.items() if isinstance(thing, nn.Module)}
+    tensors = {f"{name}.{key}": t for name, module in modules.items() for key, t in tensors_of(module).items()}
     return [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
 
 
-def describe(parts: Mapping[str, Any]) -> dict[str, str]:
-    """What a state must agree in to fit the parts: their kinds, shapes, and the numbers an optimiser was made with.
+def describe(stateful: Mapping[str, Any]) -> dict[str, str]:
+    """What a state must agree in to fit: types, shapes, and the numbers an optimiser was made with.
 
     The numbers in an optimiser's groups are left out, since schedules change them.
     """
     found = {}
-    for name, part in parts.items():
-        found[name] = type(part).__name__
-        if isinstance(part, nn.Module):
-            found |= {f"{name}.{key}": f"{t.dtype} {tuple(t.shape)}" for key, t in _tensors(part).items()}
-        elif isinstance(part, torch.optim.Optimizer):
-            numbers = {key: value for key, value in part.defaults.items() if isinstance(value, float | tuple)}
+    for name, thing in stateful.items():
+        found[name] = type(thing).__name__
+        if isinstance(thing, nn.Module):
+            found |= {f"{name}.{key}": f"{t.dtype} {tuple(t.shape)}" for key, t in tensors_of(thing).items()}
+        elif isinstance(thing, torch.optim.Optimizer):
+            numbers = {key: value for key, value in thing.defaults.items() if isinstance(value, float | tuple)}
             found |= {f"{name}.{key}": str(value) for key, value in numbers.items()}
-        elif isinstance(part, torch.Generator):
-            found[name] += f" on {part.device.type}"
     return found
 
 
@@ -99,36 +177,6 @@ def differences(there: Mapping[str, str], here: Mapping[str, str], most: int = 4
     found = [f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')} here" for name in names]
     rest = [f"and {len(found) - most} more"] if len(found) > most else []
     return "; ".join(found[:most] + rest)
-
-
-def random_state(device: torch.device, generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators, on the CPU and on `device`, and of those given."""
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),  # a state holds no NumPy arrays
-        "torch": torch.get_rng_state(),
-        "device": _of_device(device, "get_rng_state") if device.type != "cpu" else None,
-        "generators": {name: generator.get_state() for name, generator in generators.items()},
-    }
-
-
-def set_random_state(state: Mapping[str, Any], device: torch.device, generators: Mapping[str, torch.Generator]) -> None:
-    """Set all generators to what `random_state` returned."""
-    kind, keys, *rest = state["numpy"]
-    random.setstate(state["python"])
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if device.type != "cpu":
-        _of_device(device, "set_rng_state", state["device"])
-    for name, generator in generators.items():
-        generator.set_state(state["generators"][name])
-
-
-def _of_device(device: torch.device, function: str, *arguments: Tensor) -> Any:
-    """torch.cuda's function for this GPU, or torch.mps', of which there is but one."""
-    which = (device,) if device.type == "cuda" else ()
-    return getattr(getattr(torch, device.type), function)(*arguments, *which)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,12 @@ Everything here can be overridden from the environment, so that a notebook never
 
 import contextlib
 import functools
+import math
+import operator
 import os
 import random
 import time
+from collections.abc import Generator
 from typing import TypeVar
 
 import numpy as np
@@ -56,6 +59,7 @@ def seed_everything(seed: int, device: torch.device | str = "cpu") -> torch.Gene
     The same seed gives the same result twice on one machine with one number of threads; other machines
     round differently.
     """
+    seed = operator.index(seed)  # NumPy's and torch's numbers, too
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this set
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -112,6 +116,63 @@ def no_autocast(device: torch.device | str) -> contextlib.AbstractContextManager
         return torch.autocast(torch.device(device).type, enabled=False)
     except RuntimeError:  # an older torch has no mixed precision on MPS, and so none to switch off
         return contextlib.nullcontext()
+
+
+class Threads:
+    """Short steps on a CPU with one thread or with all, whichever is faster at present: `with Threads() as threads`.
+
+    Alone, a small network is faster with all threads. Beside another busy process it is faster with one, since threads
+    wait for each other in every small operation, and then for a processor, too. So both are tried at the start and
+    every `AGAIN` seconds, for some steps in turn, and the faster is kept. Nothing is tried where a single step takes
+    long, where torch has only one thread, or where OMP_NUM_THREADS is set: then the user has chosen. At the end torch
+    has the number of threads that it had.
+
+    Args:
+        once: try only once, at the start.
+
+    Attributes:
+        chosen: the number of threads, None before the first trial is over. If it is set from outside, nothing is tried.
+    """
+
+    BLOCK, LONG, AGAIN = 0.1, 0.2, 8.0  # seconds: of steps timed together, of a long step, between two trials
+
+    def __init__(self, once: bool = False) -> None:
+        self.once, self.chosen = once, None
+        self._plan: Generator[int, float, None] | None = None
+
+    def __enter__(self) -> "Threads":
+        self._all, self._plan = torch.get_num_threads(), None
+        if self.once and self.chosen:
+            torch.set_num_threads(min(self.chosen, self._all))
+        elif self._all > 1 and "OMP_NUM_THREADS" not in os.environ:
+            self._plan = self._trials()
+            next(self._plan)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        torch.set_num_threads(self._all)
+
+    def step_took(self, seconds: float) -> None:
+        """To be called after each step; sets torch's number of threads for the next."""
+        if self._plan and (n := self._plan.send(seconds)) != torch.get_num_threads():
+            torch.set_num_threads(n)
+
+    def _trials(self) -> Generator[int, float, None]:
+        """Gives the number of threads for the next step, and is sent the seconds that it took."""
+        while True:
+            mean = {}
+            for n in (self._all, 1) * 2:  # twice, so that one delay does not decide
+                yield n  # the first step after a change is slower
+                seconds = [(yield n)]
+                while sum(seconds) < self.BLOCK:
+                    seconds.append((yield n))
+                mean[n] = min(mean.get(n, math.inf), sum(seconds) / len(seconds))
+                if mean[n] > self.LONG:
+                    break
+            self.chosen = min(mean, key=mean.get)
+            until = time.perf_counter() + self.AGAIN
+            while self.once or mean[self.chosen] > self.LONG or time.perf_counter() < until:
+                yield self.chosen
 
 
 def is_large() -> bool:
