@@ -34,7 +34,7 @@ class Preset:
 
     steps: int
     batch_size: int
-    shift: float  # at most, as a share of the side
+    shift: float  # at most, as a proportion of the side
     turn: float  # degrees; the scale varies by a hundredth for each
 
 
@@ -45,12 +45,12 @@ PRESETS = {
 }
 
 
-def augment(images: Tensor, shift: float, turn: float, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, shift: float, turn: float, rng: torch.Generator) -> Tensor:
     """Shifted by up to `shift` sides in whole pixels, turned by up to `turn` degrees, scaled by as many percent."""
     B, _, H, W = images.shape
 
     def uniform(*shape: int) -> Tensor:
-        return 2 * torch.rand(shape, generator=generator, device=generator.device).to(images.device) - 1
+        return 2 * torch.rand(shape, generator=rng, device=rng.device).to(images.device) - 1
 
     angle, scale = math.radians(turn) * uniform(B), 1 + turn / 100 * uniform(B)
     cos, sin = scale * angle.cos(), scale * angle.sin()
@@ -96,26 +96,26 @@ def train(argv: list[str] | None, name: str) -> dict[str, object]:
     """Train, calibrate, test and save the classifier of one data set; returns its scores."""
     preset = PRESETS[name]
     args = arguments(preset).parse_args(argv)
-    args.data = name
-    device = common.setup(args, f"classifier_{name}", script=__file__)
+    run = common.setup(args, f"classifier_{name}", script=__file__, data=name)
     data, test = datasets.load(name), datasets.load(name, "test")
     _, C, H, W = data.images.shape
-    network = Classifier(C, H, len(data.classes)).to(device, memory_format=torch.channels_last)
-    readout = nn.Linear(classifier.FEATURES, C * H * W).to(device)
+    network = Classifier(C, H, len(data.classes)).to(run.device, memory_format=torch.channels_last)
+    readout = nn.Linear(classifier.FEATURES, C * H * W).to(run.device)
     optimiser = torch.optim.AdamW([*network.parameters(), *readout.parameters()], args.lr, weight_decay=0.02)
     parts = {
-        "classifier": network,
+        "network": network,
         "readout": readout,
         "optimiser": optimiser,
-        "schedule": torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps, pct_start=0.15),
-        "rng": torch.Generator(device).manual_seed(args.seed),
+        "schedule": torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=run.steps, pct_start=0.15),
+        "rng": torch.Generator(run.device).manual_seed(run.seed),
     }
     variance = float((data.images / 255).var(dim=0).mean())
-    loop = common.train(args, judge_step(*parts.values(), preset, variance), data, stateful=parts)
+    step = judge_step(**parts, preset=preset, variance=variance)
+    loop = common.train(run, step, data, stateful=parts)
 
     classifier.calibrate(network.eval(), judged(network, data)[0])
     scores = {"test accuracy": metrics.proportion(judged(network, test)[1].cpu() == test.labels)}
-    common.export(args, network, scores, seconds=loop.seconds, data=name)
+    common.export(run, network, scores, seconds=loop.seconds, data=name)
     return scores
 
 

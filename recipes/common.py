@@ -1,15 +1,14 @@
 """What the command lines of recipes/ share: arguments, places of files, a resumable run, a table and its JSON.
 
 def main(argv=None):
-    parser = common.parser(__doc__, steps=6000, batch_size=64)
-    args = parser.parse_args(argv)
-    device = common.setup(args, "dcgan_mnist", script=__file__)
+    args = common.parser(__doc__, steps=6000, batch_size=64).parse_args(argv)
+    run = common.setup(args, "dcgan_mnist", script=__file__)
     ...                                     # networks, optimisers, step
-    hook = common.draw(args.out.stem, lambda loop: gan.sample(loop.averaged["generator"], common.IMAGES), 1000)
-    loop = common.train(args, step, data, stateful=..., averages={"generator": 0.999}, hooks=[hook])
+    hook = common.draw(run, lambda loop: gan.sample(loop.averaged["generator"], common.IMAGES), 1000)
+    loop = common.train(run, step, data, stateful=..., averages={"generator": 0.999}, hooks=[hook])
     generator = common.round_to_half(loop.averaged["generator"])
     scores = metrics.evaluate(gan.sample(generator, common.EVALUATED), "mnist")
-    common.export(args, generator, scores, seconds=loop.seconds)
+    common.export(run, generator, scores, seconds=loop.seconds)
 """
 
 import argparse
@@ -32,17 +31,47 @@ MAX_BYTES = 3_000_000  # of a shipped checkpoint
 IMAGES = 80  # of a grid that `draw` writes
 EVALUATED = 10_000  # generated images that are judged
 QUICK_STEPS, QUICK_BATCH_SIZE = 20, 16
-PLACES = ("out", "state", "json", "quick", "name", "script")  # arguments that do not change what is learned
+PLACES = ("out", "state", "json", "quick")  # arguments that do not change what is learned
 
 M = TypeVar("M", bound=nn.Module)
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training of a recipe, as the command line asks for it.
+
+    Attributes:
+        name: of the checkpoint, without folder and suffix.
+        settings: the arguments that change what is learned, by name.
+        command: that repeats the run, with every argument that matters spelt out.
+        steps, batch_size, seed: as for `Loop`.
+        device: to compute on.
+        quick: whether to show only that the recipe works.
+        out: the file of the checkpoint.
+        resume_from: the file of the state; None: keeps none.
+        json: where to write the scores, too; None: nowhere.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    command: str
+    steps: int
+    batch_size: int
+    seed: int
+    device: torch.device
+    quick: bool
+    out: Path
+    resume_from: Path | None
+    json: Path | None
+
+
 def parser(description: str, *, steps: int, batch_size: int) -> argparse.ArgumentParser:
-    """The arguments that all recipes share; a recipe adds its own, and calls `begin` after parsing.
+    """The arguments that all recipes share; a recipe adds its own, and calls `setup` after parsing.
 
     Args:
         description: the recipe's docstring.
-        steps, batch_size: the defaults, with which the shipped checkpoint was trained.
+        steps: the default, with which the shipped checkpoint was trained.
+        batch_size: the same.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--steps", type=_positive, default=steps, help=f"default {steps}")
@@ -67,7 +96,10 @@ def select(args: argparse.Namespace, asked: str | None, quick: str, everything: 
     """Which of a recipe's trainings the command line means: the one it names, with `--quick` one, else all.
 
     Args:
-        args: of a `parser`. asked: the one that was named, if any. quick: the one for `--quick`. everything: all names.
+        args: of a `parser`.
+        asked: the one that was named, if any.
+        quick: the one for `--quick`.
+        everything: all names.
 
     Raises:
         SystemExit: several of them, but one file to write.
@@ -78,37 +110,44 @@ def select(args: argparse.Namespace, asked: str | None, quick: str, everything: 
     return names
 
 
-def setup(args: argparse.Namespace, name: str, *, script: str) -> torch.device:
-    """Fill in what the command line left open, connect the processes, seed everything; returns the device.
+def setup(args: argparse.Namespace, name: str, *, script: str, **chosen: Any) -> Run:
+    """Fill in what the command line left open, connect the processes and seed everything.
+
+    With `--quick` there are few steps and a small batch; the checkpoint goes to build/ instead of replacing the
+    shipped one, and no state is kept unless the command line says where.
 
     Args:
-        args: of a `parser`; changed in place. `--quick` cuts the steps and the batch, saves to build/ instead of
-            replacing the shipped checkpoint, and keeps no state unless told where.
+        args: of a `parser`.
         name: of the checkpoint, without folder and suffix; with the data's name where a recipe knows several.
         script: the recipe's `__file__`.
+        chosen: arguments that the recipe chose itself, as the model of several that is trained now.
     """
-    args.name, args.script = name, Path(script).name
+    args, build = argparse.Namespace(**vars(args) | chosen), Path("build")
     if args.quick:
         args.steps, args.batch_size = min(args.steps, QUICK_STEPS), min(args.batch_size, QUICK_BATCH_SIZE)
-    label, build = f"{name}_quick" if args.quick else name, Path("build")
-    args.out = args.out or (build if args.quick else checkpoints.folder()) / f"{label}.safetensors"
-    if not args.quick:  # which has to show that the recipe works today
-        args.state = args.state or build / f"{name}_state.pt"
-    distributed.index()  # connects them, and chooses this one's GPU before anything is put there
+    settings = {key: value for key, value in vars(args).items() if key not in PLACES and value is not None}
+    distributed.processes()  # connects them, and chooses this one's GPU before anything is put there
     device = runtime.device()
     runtime.seed_everything(args.seed, device)
-    return device
+    shipped, quick = checkpoints.folder() / f"{name}.safetensors", build / f"{name}_quick.safetensors"
+    return Run(
+        name=name,
+        settings=settings,
+        command=_command(script, settings),
+        steps=args.steps,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        device=device,
+        quick=args.quick,
+        out=args.out or (quick if args.quick else shipped),
+        resume_from=args.state or (None if args.quick else build / f"{name}_state.pt"),
+        json=args.json,
+    )
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that change what is learned, by name: all but the places of files."""
-    return {name: value for name, value in vars(args).items() if name not in PLACES and value is not None}
-
-
-def command(args: argparse.Namespace) -> str:
-    """The command that repeats the run, with every argument that matters spelt out."""
-    words = [f"python recipes/{args.script}"]
-    for name, value in settings(args).items():
+def _command(script: str, settings: Mapping[str, Any]) -> str:
+    words = [f"python recipes/{Path(script).name}"]
+    for name, value in settings.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             words += [flag] if value else []
@@ -117,23 +156,25 @@ def command(args: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def train(args: argparse.Namespace, step: Step, data: Any, **more: Any) -> Loop:
-    """Run a `training.Loop` to its end, with the arguments of the command line; returns the loop.
+def train(run: Run, step: Step, data: Any, *, settings: Mapping[str, Any] | None = None, **more: Any) -> Loop:
+    """Run a `Loop` to its end; returns the loop.
 
     The losses are printed twenty times on the way, for log files, where no progress bar is seen.
 
     Args:
-        args: prepared by `begin`.
-        step, data, more: as for `Loop`: at least `stateful`. `settings` come on top of the arguments that matter.
+        run: of `setup`.
+        step: as for `Loop`.
+        data: as for `Loop`.
+        settings: what a state must agree in beside the arguments of the command line.
+        more: further arguments of `Loop`, at least `stateful`.
 
     Raises:
         SystemExit: the state's file is damaged or belongs to other arguments; the message says which.
     """
-    own = {name: getattr(args, name) for name in ("steps", "batch_size", "seed")} | {"resume_from": args.state}
-    further = {name: value for name, value in settings(args).items() if name not in own}
-    own["settings"] = further | more.pop("settings", {})
-    own["hooks"] = (*more.pop("hooks", ()), every(max(1, args.steps // 20), _report))
-    loop = Loop(step, data, **{"title": args.name} | more, **own)
+    hooks = (*more.pop("hooks", ()), every(max(1, run.steps // 20), _report))
+    own = {"steps": run.steps, "batch_size": run.batch_size, "seed": run.seed, "resume_from": run.resume_from}
+    further = {name: value for name, value in run.settings.items() if name not in own} | dict(settings or {})
+    loop = Loop(step, data, **own, title=run.name, settings=further, hooks=hooks, **more)
     try:
         loop.run()
     except checkpoints.CheckpointError as error:
@@ -142,34 +183,35 @@ def train(args: argparse.Namespace, step: Step, data: Any, **more: Any) -> Loop:
 
 
 def _report(loop: Loop) -> None:
-    if distributed.is_main():
+    if distributed.processes().is_main_process:
         losses = "  ".join(f"{name} {value:.3g}" for name, value in loop.losses.items())
         tqdm.write(f"{loop.title} {loop.done:6d}  {losses}  {loop.seconds:.0f} s")
 
 
-def draw(name: str, sample: Callable[[Loop], Tensor], n: int) -> Callable[[Loop], None]:
-    """A hook that writes a grid of images after every n steps, and at the end, to build/<name>_<step>.png.
+def draw(run: Run, sample: Callable[[Loop], Tensor], n: int) -> Callable[[Loop], None]:
+    """A hook that writes a grid of images after every n steps, and at the end, to build/<checkpoint>_<step>.png.
 
     Args:
-        name: of the files.
+        run: of `setup`.
         sample: gives images (N, C, H, W) in [0, 1], C of 1 or 3, from the loop; best from noise that stays the same.
             Only the main process calls it. They are shown at twice their size, in ten columns.
+        n: steps from one file to the next.
     """
 
     def write(loop: Loop) -> None:
-        if distributed.is_main():
+        if distributed.processes().is_main_process:
             drawn = F.interpolate(sample(loop), scale_factor=2, mode="nearest")
-            images.save(images.grid(drawn, 10), Path("build") / f"{name}_{loop.done:06d}.png")
+            images.save(images.grid(drawn, 10), Path("build") / f"{run.out.stem}_{loop.done:06d}.png")
 
     return every(n, write)
 
 
 @torch.no_grad()
 def round_to_half(module: M) -> M:
-    """The module itself, its floating weights and buffers rounded, in place, to the half precision that `finish` saves.
+    """The module itself, its floating weights and buffers rounded, in place, to the half precision that `export` saves.
 
     So what is judged is what ships, to the last bit. Their type stays; beyond 65504 they become infinite, which
-    `finish` refuses.
+    `export` refuses.
     """
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
@@ -177,16 +219,14 @@ def round_to_half(module: M) -> M:
     return module
 
 
-def export(
-    args: argparse.Namespace, module: nn.Module, scores: Mapping[str, Any], *, seconds: float, **more: Any
-) -> None:
+def export(run: Run, module: nn.Module, scores: Mapping[str, Any], *, seconds: float, **more: Any) -> None:
     """Save the weights in half precision with their history, print the table and write the JSON.
 
     Only the main process does. Integers such as BatchNorm's counters keep their type.
 
     Args:
-        args: prepared by `begin`; its `out` and `json` say where to.
-        module: what to ship; judged after `rounded`.
+        run: of `setup`; its `out` and `json` say where to.
+        module: what to ship; judged after `round_to_half`.
         scores: by name: numbers, text, or `metrics.Score`s (any dataclass or named tuple with value, low, high, n).
         seconds: of training, as `loop.seconds`.
         more: further facts for the checkpoint's metadata.
@@ -194,23 +234,21 @@ def export(
     Raises:
         ValueError: the file would exceed 3 MB, or a weight is not finite, also after rounding to half precision.
     """
-    if not distributed.is_main():
+    if not distributed.processes().is_main_process:
         return
     state = {name: tensor.cpu().clone() for name, tensor in module.state_dict().items()}
     halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     size = len(safetensors.torch.save(halves))
     if size > MAX_BYTES:
-        raise ValueError(
-            f"a checkpoint has at most {MAX_BYTES / 1e6:g} MB; {args.out.name} would have {size / 1e6:.2f}"
-        )
+        raise ValueError(f"a checkpoint has at most {MAX_BYTES / 1e6:g} MB; {run.out.name} would have {size / 1e6:.2f}")
     numbers = {name: plain(score) for name, score in scores.items()}
-    facts = {"seed": args.seed, "score": numbers, "seconds": round(seconds, 1)} | more
-    checkpoints.save(args.out, halves, recipe=command(args), **facts)
-    print(f"{args.out}: {size / 1e6:.2f} MB, trained in {seconds:.0f} s")
+    facts = {"seed": run.seed, "score": numbers, "seconds": round(seconds, 1)} | more
+    checkpoints.save(run.out, halves, recipe=run.command, **facts)
+    print(f"{run.out}: {size / 1e6:.2f} MB, trained in {seconds:.0f} s")
     print(table({name: {"value": score} for name, score in scores.items()}))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"name": args.name, "seconds": round(seconds, 1), **numbers}, indent=1) + "\n")
+    if run.json:
+        run.json.parent.mkdir(parents=True, exist_ok=True)
+        run.json.write_text(json.dumps({"name": run.name, "seconds": round(seconds, 1), **numbers}, indent=1) + "\n")
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -253,5 +291,7 @@ def _text(value: Any) -> str:
     if fields and {"value", "low", "high"} <= fields.keys():
         n = f", n = {fields['n']}" if "n" in fields else ""
         return f"{fields['value']:.4g} [{fields['low']:.4g}, {fields['high']:.4g}]{n}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
     value = plain(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -86,15 +86,15 @@ class Task:
         return torch.stack(boxed)
 
 
-def prepare(model: str, args: argparse.Namespace) -> Task:
+def prepare(model: str, run: common.Run) -> Task:
     """Data and a network to begin with; `--quick` takes few scenes."""
     if model == "scenes":
-        data = scene_data(60 if args.quick else PRESETS[model].images, args.seed)
-        judge = scene_data(20 if args.quick else 500, HELD_OUT_SEED)
+        data = scene_data(60 if run.quick else PRESETS[model].images, run.seed)
+        judge = scene_data(20 if run.quick else 500, HELD_OUT_SEED)
         detector = detection.Detector(len(scenes.THINGS))
         return Task(detector, data, detection.mirrored, [p.float() / 255 for p in judge.images], judge.truth)
     photographs, test = detection.load_pedestrians(), detection.load_pedestrians("test")
-    photographs, test = (photographs[:8], test[:10]) if args.quick else (photographs, test)
+    photographs, test = (photographs[:8], test[:10]) if run.quick else (photographs, test)
     backbone = detection.PerceptualBackbone().take_up(zoo.load("features").state_dict())
     small = [p.resized(detection.PEDESTRIAN_SIDE) for p in test]
     return Task(
@@ -116,14 +116,12 @@ def arguments(preset: Preset) -> argparse.ArgumentParser:
 def train(argv: list[str] | None, model: str) -> dict[str, object]:
     """Train, judge and save one of them; returns the scores."""
     preset = PRESETS[model]
-    args = arguments(preset).parse_args(argv)
-    args.model = model
-    device = common.setup(args, f"detector_{model}", script=__file__)
+    run = common.setup(arguments(preset).parse_args(argv), f"detector_{model}", script=__file__, model=model)
 
-    task = prepare(model, args)
-    detector = task.detector.to(device, memory_format=torch.channels_last)
-    optimiser, schedule = detection.optimiser_and_schedule(detector, args.steps, preset.lr)
-    rng = torch.Generator(device).manual_seed(args.seed)
+    task = prepare(model, run)
+    detector = task.detector.to(run.device, memory_format=torch.channels_last)
+    optimiser, schedule = detection.optimiser_and_schedule(detector, run.steps, preset.lr)
+    rng = torch.Generator(run.device).manual_seed(run.seed)
     parts = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": rng}
     step = detection.detection_step(detector, optimiser, rng, task.vary, schedule)
 
@@ -131,19 +129,19 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
         return task.drawn(loop.averaged["detector"])
 
     loop = common.train(
-        args,
+        run,
         step,
         task.data,
         stateful=parts,
         averages={"detector": preset.average},
-        hooks=[common.draw(args.out.stem, grid, 500)],
+        hooks=[common.draw(run, grid, 500)],
         save_every=100,
         settings={f"preset's {name}": str(value) for name, value in dataclasses.asdict(preset).items()},
     )
     averaged = common.round_to_half(loop.averaged["detector"])
     scores = detection.evaluate(task.found(averaged), task.truth).summary()
     scores["held-out images"] = len(task.truth)
-    common.export(args, averaged, scores, seconds=loop.seconds, data=model)
+    common.export(run, averaged, scores, seconds=loop.seconds, data=model)
     return scores
 
 

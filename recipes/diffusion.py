@@ -63,59 +63,50 @@ def arguments(preset: Preset) -> argparse.ArgumentParser:
 
 
 def rate(done: int, steps: int) -> float:
-    """The learning rate after so many steps, as a share of the highest."""
+    """The learning rate after so many steps, as a proportion of the highest."""
     return min(1.0, (done + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done / steps))
 
 
 def train(argv: list[str] | None, model: str) -> dict[str, object]:
     """Train, judge and save one of them; returns the scores."""
     preset = PRESETS[model]
-    args = arguments(preset).parse_args(argv)
-    args.model = model
-    device = common.setup(args, model, script=__file__)
+    run = common.setup(arguments(preset).parse_args(argv), model, script=__file__, model=model)
 
     data = datasets.load(preset.data)
-    denoiser = zoo.build(model).to(device)
-    optimiser = torch.optim.Adam(denoiser.network.parameters(), preset.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate(done, args.steps))
-    rng = torch.Generator(device).manual_seed(args.seed)
-    denoise = diffusion.diffusion_step(denoiser, optimiser, rng, drop=preset.drop, gamma=preset.gamma)
+    if preset.mirror:
+        both = torch.cat([data.images, data.images.flip(3)])
+        data = dataclasses.replace(data, images=both, labels=data.labels.repeat(2))
+    denoiser = zoo.build(model).to(run.device)
+    optimiser = torch.optim.Adam(denoiser.parameters(), preset.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate(done, run.steps))
+    rng = torch.Generator(run.device).manual_seed(run.seed)
+    step = diffusion.diffusion_step(denoiser, optimiser, rng, drop=preset.drop, gamma=preset.gamma)
 
-    def step(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        x, labels = batch
-        if preset.mirror:
-            mirrored = torch.rand(len(x), 1, 1, 1, generator=rng, device=rng.device) < 0.5
-            x = torch.where(mirrored.to(x.device), x.flip(3), x)
-        losses = denoise((x, labels))
-        schedule.step()
-        return losses
-
-    def averaged(loop: Loop) -> diffusion.Denoiser:
-        return diffusion.Denoiser(loop.averaged["network"], denoiser.schedule, denoiser.prediction_type, denoiser.shape)
-
-    def draw(chosen: diffusion.Denoiser, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
-        """Images of n different noises, and the classes asked for."""
+    def draw(loop: Loop, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Images of n different noises by the averaged denoiser, and the classes asked for."""
         labels = None if preset.drop is None else torch.arange(n) % len(data.classes)
         rng = torch.Generator().manual_seed(seed)
-        with runtime.autocast(device):  # as in training; for 10,000 images it counts
-            return diffusion.sample(chosen, n, labels, steps=SAMPLER_STEPS, rng=rng), labels
+        with runtime.autocast(run.device):  # as in training; for 10,000 images it counts
+            return diffusion.sample(loop.averaged["denoiser"], n, labels, steps=SAMPLER_STEPS, rng=rng), labels
 
     fixed = {f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()}
     loop = common.train(
-        args,
+        run,
         step,
         data,
-        stateful={"network": denoiser.network, "optimiser": optimiser, "schedule": schedule, "rng": rng},
-        averages={"network": preset.average},
-        hooks=[common.draw(args.out.stem, lambda loop: draw(averaged(loop), common.IMAGES, 0)[0], 1000)],
+        stateful={"denoiser": denoiser, "optimiser": optimiser, "schedule": schedule, "rng": rng},
+        averages={"denoiser": preset.average},
+        hooks=[
+            lambda loop: schedule.step(),
+            common.draw(run, lambda loop: draw(loop, common.IMAGES, 0)[0], 1000),
+        ],
         save_every=500,
         settings=fixed,
     )
-    common.round_to_half(loop.averaged["network"])
-    n = 200 if args.quick else common.EVALUATED
-    images, labels = draw(averaged(loop), n, args.seed)
+    averaged = common.round_to_half(loop.averaged["denoiser"])
+    images, labels = draw(loop, 200 if run.quick else common.EVALUATED, run.seed)
     scores = metrics.evaluate(images.cpu(), preset.data, labels=labels)
-    common.export(args, loop.averaged["network"], scores, seconds=loop.seconds, data=preset.data)
+    common.export(run, averaged, scores, seconds=loop.seconds, data=preset.data)
     return scores
 
 

@@ -77,13 +77,11 @@ def arguments(preset: Preset) -> argparse.ArgumentParser:
 def train(argv: list[str] | None, model: str) -> dict[str, object]:
     """Train, judge and save one of them; returns the scores."""
     preset = PRESETS[model]
-    args = arguments(preset).parse_args(argv)
-    args.model = model
-    device = common.setup(args, model, script=__file__)
+    run = common.setup(arguments(preset).parse_args(argv), model, script=__file__, model=model)
 
     data = datasets.load(preset.data)
-    generator, discriminator = (network.to(device) for network in preset.networks(data))
-    rng = torch.Generator(device).manual_seed(args.seed)
+    generator, discriminator = (network.to(run.device) for network in preset.networks(data))
+    rng = torch.Generator(run.device).manual_seed(run.seed)
     adam = partial(torch.optim.Adam, lr=preset.lr, betas=preset.betas)
     stateful = {
         "generator": generator,
@@ -100,21 +98,21 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
 
     fixed = {f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()}
     loop = common.train(
-        args,
+        run,
         step,
         data,
         stateful=stateful,
         averages={"generator": preset.average},
-        hooks=[common.draw(args.out.stem, grid, 1000)],
+        hooks=[common.draw(run, grid, 1000)],
         save_every=1000,
         settings=fixed,
     )
     averaged = common.round_to_half(loop.averaged["generator"])
-    n = 200 if args.quick else common.EVALUATED
+    n = 200 if run.quick else common.EVALUATED
     labels = torch.arange(n) % len(data.classes) if preset.conditional else None
-    images = gan.sample(averaged, n, labels, torch.Generator().manual_seed(args.seed))
+    images = gan.sample(averaged, n, labels, torch.Generator().manual_seed(run.seed))
     scores = metrics.evaluate(images.cpu(), preset.data, labels=labels)
-    common.export(args, averaged, scores, seconds=loop.seconds, data=preset.data)
+    common.export(run, averaged, scores, seconds=loop.seconds, data=preset.data)
     return scores
 
 

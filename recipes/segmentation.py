@@ -23,13 +23,13 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--scenes", type=int, default=8000, help="to learn from; default 8000")
     args = parser.parse_args(argv)
-    device = common.setup(args, "panoptic_scenes", script=__file__)
+    run = common.setup(args, "panoptic_scenes", script=__file__)
 
-    data = segmentation.SegmentationDataset.draw(40 if args.quick else args.scenes, SIZE, args.seed)
-    judges = scenes.Scenes(20 if args.quick else 500, SIZE, HELD_OUT_SEED).render_all()
-    network = segmentation.SegmentationNet().to(device)
-    optimiser, schedule = segmentation.optimiser_and_schedule(network, args.steps, args.lr)
-    rng = torch.Generator(device).manual_seed(args.seed)
+    data = segmentation.SegmentationDataset.draw(40 if run.quick else args.scenes, SIZE, run.seed)
+    judges = scenes.Scenes(20 if run.quick else 500, SIZE, HELD_OUT_SEED).render_all()
+    network = segmentation.SegmentationNet().to(run.device)
+    optimiser, schedule = segmentation.optimiser_and_schedule(network, run.steps, args.lr)
+    rng = torch.Generator(run.device).manual_seed(run.seed)
     step = segmentation.segmentation_step(network, optimiser, rng, schedule=schedule)
     parts = {"network": network, "optimiser": optimiser, "schedule": schedule, "rng": rng}
     shown = torch.stack([image.image for image in judges[:40]])
@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         found = segmentation.predict(loop.averaged["network"], shown).logits.argmax(1)
         return torch.stack([shown, segmentation.paint(found)], 1).flatten(0, 1)
 
-    hooks = [common.draw(args.out.stem, maps, 1000)]
-    loop = common.train(args, step, data, stateful=parts, averages={"network": 0.998}, hooks=hooks)
+    hooks = [common.draw(run, maps, 1000)]
+    loop = common.train(run, step, data, stateful=parts, averages={"network": 0.998}, hooks=hooks)
     trained = common.round_to_half(loop.averaged["network"])
     scores = segmentation.evaluate(trained, judges) | {"held-out scenes": len(judges)}
-    common.export(args, trained, scores, seconds=loop.seconds, data="scenes")
+    common.export(run, trained, scores, seconds=loop.seconds, data="scenes")
     return scores
 
 

@@ -27,35 +27,35 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--r1", type=float, default=3.0, help="γ, the weight of the penalty")
     parser.add_argument("--average", type=float, default=0.999, help="decay of the moving average")
     args = parser.parse_args(argv)
-    device = common.setup(args, NAME, script=__file__)
+    run = common.setup(args, NAME, script=__file__)
 
     data = datasets.load("mnist")
-    generator = stylegan.StyleGenerator().to(device)
-    discriminator = stylegan.StyleDiscriminator().to(device)
+    generator = stylegan.StyleGenerator().to(run.device)
+    discriminator = stylegan.StyleDiscriminator().to(run.device)
     adam = partial(torch.optim.Adam, lr=args.lr, betas=BETAS)
     stateful = {
         "generator": generator,
         "discriminator": discriminator,
         "generator_optimiser": adam(generator.parameters()),
         "discriminator_optimiser": adam(discriminator.parameters()),
-        "rng": torch.Generator(device).manual_seed(args.seed),
+        "rng": torch.Generator(run.device).manual_seed(run.seed),
     }
     step = stylegan.stylegan_step(**stateful, r1=args.r1)
 
     def grid(loop: Loop) -> Tensor:
         return stylegan.sample(loop.averaged["generator"], common.IMAGES, rng=torch.Generator().manual_seed(0))
 
-    hooks = [common.draw(args.out.stem, grid, 1000)]
+    hooks = [common.draw(run, grid, 1000)]
     averages = {"generator": args.average}
-    loop = common.train(args, step, data, stateful=stateful, averages=averages, hooks=hooks, save_every=1000)
+    loop = common.train(run, step, data, stateful=stateful, averages=averages, hooks=hooks, save_every=1000)
     averaged = loop.averaged["generator"]
-    rng = torch.Generator().manual_seed(args.seed)
-    z = torch.randn(10_000, averaged.z_dim, generator=rng).to(device)
+    rng = torch.Generator().manual_seed(run.seed)
+    z = torch.randn(10_000, averaged.z_dim, generator=rng).to(run.device)
     averaged.mapping.w_mean.copy_(averaged.mapping(z).mean(0))  # the running one is that of the last weights
     common.round_to_half(averaged)
-    images = stylegan.sample(averaged, 200 if args.quick else common.EVALUATED, rng=rng)
+    images = stylegan.sample(averaged, 200 if run.quick else common.EVALUATED, rng=rng)
     scores = metrics.evaluate(images.cpu(), "mnist")
-    common.export(args, averaged, scores, seconds=loop.seconds, data="mnist")
+    common.export(run, averaged, scores, seconds=loop.seconds, data="mnist")
     return scores
 
 

@@ -37,14 +37,14 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--hidden", type=int, default=500)
     parser.add_argument("--z-dim", type=int, default=20)
     args = parser.parse_args(argv)
-    device = common.setup(args, NAME, script=__file__)
+    run = common.setup(args, NAME, script=__file__)
 
     data, held_out = datasets.load("mnist"), datasets.load("mnist", "test")
-    network = vae.VAE(hidden=args.hidden, z_dim=args.z_dim).to(device)
+    network = vae.VAE(hidden=args.hidden, z_dim=args.z_dim).to(run.device)
     optimiser = torch.optim.Adam(network.parameters(), args.lr)
     # The learning rate falls to zero along a half cosine.
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, args.steps)
-    rng = torch.Generator(device).manual_seed(args.seed)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, run.steps)
+    rng = torch.Generator(run.device).manual_seed(run.seed)
     raise_elbo = vae.vae_step(network, optimiser, rng)
 
     def step(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -57,14 +57,14 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     def grid(loop: Loop) -> Tensor:
         return vae.sample(network, common.IMAGES, torch.Generator().manual_seed(0))
 
-    hooks = [common.draw(args.out.stem, grid, 5000)]
-    loop = common.train(args, step, data, stateful=stateful, hooks=hooks, save_every=5000)
+    hooks = [common.draw(run, grid, 5000)]
+    loop = common.train(run, step, data, stateful=stateful, hooks=hooks, save_every=5000)
     common.round_to_half(network)
-    n = 200 if args.quick else common.EVALUATED
-    rng = torch.Generator().manual_seed(args.seed)
+    n = 200 if run.quick else common.EVALUATED
+    rng = torch.Generator().manual_seed(run.seed)
     scores = metrics.evaluate(vae.sample(network, n, rng).cpu(), "mnist")
-    scores |= bounds(network, held_out[slice(n)][0].to(device), rng)
-    common.export(args, network, scores, seconds=loop.seconds, data="mnist")
+    scores |= bounds(network, held_out[slice(n)][0].to(run.device), rng)
+    common.export(run, network, scores, seconds=loop.seconds, data="mnist")
     return scores
 
 

@@ -40,6 +40,12 @@ class HostReads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.fixture(autouse=True)
+def threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No loop chooses its number of threads by the clock, which would change the last bits of sums."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Each device of this machine in turn, computing with all the digits of its tensors: TF32 keeps 10 bits of 23."""

@@ -320,8 +320,8 @@ def test_the_recipe_runs(tmp_path, monkeypatch):
     scores = module.main(["--quick", "--json", "scores.json"])["diffusion_mnist"]
     assert float(scores["Fréchet distance"]) > 0 and 0 <= float(scores["agreement"]) <= 1
     assert json.loads(Path("scores.json").read_text())["name"]
-    network = zoo.build("diffusion_mnist").network
-    metadata = checkpoints.restore(network, tmp_path / "build" / "diffusion_mnist_quick.safetensors")
+    denoiser = zoo.build("diffusion_mnist")  # what ships is what the zoo loads
+    metadata = checkpoints.restore(denoiser, tmp_path / "build" / "diffusion_mnist_quick.safetensors")
     assert "--model diffusion_mnist" in metadata["recipe"]
     assert list(Path("build").glob("*.png"))
 

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import http.server
 import importlib
+import json
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torchvision.models.vgg import cfgs, make_layers
 
-from course_lib.base import datasets, features, images, zoo
+from course_lib.base import checkpoints, datasets, features, images, zoo
 from course_lib.base.checkpoints import CheckpointError, folder
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG, VGG19_WIDTHS
 
@@ -226,39 +228,28 @@ def test_embedded_sees_what_its_teachers_see(recipe):
 def test_recipe_resumes_exactly(recipe, tmp_path, monkeypatch, vgg19_server):
     """An interrupted run that goes on gives the weights of an uninterrupted one, bit for bit."""
     monkeypatch.delenv("COURSE_DATA", raising=False)  # the teacher is the (stand-in) download
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="--images"):
         recipe.main(["--quick"])
     for name in datasets.image_names("built-in")[:12]:
         images.save(datasets.load_image(name, size=200), tmp_path / "photographs" / f"{name}.png")
     common = ["--quick", "--images", str(tmp_path / "photographs")]
-    recipe.main([*common, "--out", str(tmp_path / "a.safetensors"), "--state", str(tmp_path / "a.pt")])
+    recipe.main([*common, "--state", "a.pt"])
+    whole, facts = checkpoints.load(tmp_path / "build" / "features_quick.safetensors")  # the shipped one is left alone
+    assert "--batch-size 8 " in facts["recipe"] and json.loads(facts["score"])["explained variance, held-out"]
 
-    class Interrupted(Exception):
-        pass
-
-    def draw(*args, calls=[0], real=recipe.draw_batch):  # noqa: B006 — the count must outlive a call
+    def interrupted(self, index, calls=[0], real=recipe.Crops._crop):  # noqa: B006 — the count must outlive a call
         calls[0] += 1
-        if calls[0] == 9:
-            raise Interrupted
-        return real(*args)
+        if calls[0] == 90:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "draw_batch", draw)
-        patch.setattr(recipe, "SAVE_EVERY", 5)
-        with pytest.raises(Interrupted):
-            recipe.main([*common, "--out", str(tmp_path / "b.safetensors"), "--state", str(tmp_path / "b.pt")])
-    recipe.main([*common, "--out", str(tmp_path / "b.safetensors"), "--state", str(tmp_path / "b.pt")])
-    a, b = (recipe.checkpoints.load(tmp_path / f"{name}.safetensors")[0] for name in "ab")
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    with pytest.raises(SystemExit, match="other settings"):
-        recipe.main(
-            [
-                *common,
-                "--seed",
-                "7",
-                "--out",
-                str(tmp_path / "c.safetensors"),
-                "--state",
-                str(tmp_path / "b.pt"),
-            ]
-        )
+        patch.setattr(recipe.Crops, "_crop", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="of 20, kept in b.pt"):
+            recipe.main([*common, "--out", "b.safetensors", "--state", "b.pt"])
+    recipe.main([*common, "--out", "b.safetensors", "--state", "b.pt"])
+    resumed = checkpoints.load(tmp_path / "b.safetensors")[0]
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    with pytest.raises(SystemExit, match="other settings: seed"):
+        recipe.main([*common, "--seed", "7", "--state", "b.pt"])

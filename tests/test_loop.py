@@ -30,10 +30,9 @@ from course_lib.segmentation import training
 
 
 @pytest.fixture(autouse=True)
-def no_clock(monkeypatch):
-    """A clock decides on mixed precision and on the number of threads where nobody else does."""
+def plain_precision(monkeypatch):
+    """A clock decides on mixed precision where nobody else does."""
     monkeypatch.setenv("COURSE_PRECISION", "float32")
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 class Line:
@@ -1011,7 +1010,7 @@ def test_the_number_of_threads_is_chosen_once_where_a_run_can_be_resumed(tmp_pat
         two_threads(monkeypatch)
         slow_with = [2]  # this number of threads is slow
 
-        def run(at: int) -> tuple[Line, list[int]]:
+        def run(at: int) -> list[int]:
             line, seen = Line(), []
 
             def step(x):

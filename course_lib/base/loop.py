@@ -210,7 +210,7 @@ class Loop:
         try:
             with resume.interruptions() as caught, self._threads, tqdm(**shown) as bar:
                 while self.done < self.steps and not stop:
-                    self._advance(interrupted=bool(caught))
+                    self._advance(caught)
                     due = self.done == self.steps or self.done % self.save_every == 0  # to be saved
                     if self.device.type == "cpu" or self.done % LOOK_EVERY == 0 or due:
                         self._history.fetch()
@@ -231,12 +231,12 @@ class Loop:
             self._go_down(caught)
         return self.history
 
-    def _advance(self, *, interrupted: bool) -> None:
+    def _advance(self, caught: list[int]) -> None:
         """One step: batch, update, moving averages. It waits for a GPU only where the step or the data do."""
         began = time.perf_counter()
         with torch.autocast(self.device.type, torch.bfloat16) if self._mixed else contextlib.nullcontext():
             losses = self.step(self._batch())
-        self._history.add(losses, self.device, interrupted=interrupted)
+        self._history.add(losses, self.device, interrupted=bool(caught))
         # Running statistics are the first process's, as in DistributedDataParallel.
         distributed.copy_from_main(buffer for module in self._modules.values() for buffer in module.buffers())
         for name, decay in self._averages.items():
