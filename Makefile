@@ -26,7 +26,7 @@ lab: $(STAMP) ## install the course and open it in JupyterLab
 test: $(STAMP) ## install the course, then check style, unit tests and every cell of every notebook
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	COURSE_OFFLINE=1 $(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=120
+	COURSE_OFFLINE=1 $(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 run: $(STAMP) ## execute every notebook into build/*.html; time, peak memory and result of each
 	$(PY) benchmarks/notebooks.py --html build --json build/notebooks.json
