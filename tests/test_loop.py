@@ -244,6 +244,18 @@ def test_an_interrupted_loop_goes_on_in_memory(device, monkeypatch):
     assert_same(dict(loop.averaged["network"].state_dict()), dict(expected.averaged["network"].state_dict()))
 
 
+def test_a_signal_inside_a_step_stops_the_run_at_its_end():
+    line = Line()
+
+    def step(x):
+        if len(line.batches) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return line.step(x)
+
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 4 of 10"):
+        line.loop(step=step).run()
+
+
 @pytest.mark.parametrize("moment", ["hook", "save"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_step_is_not_lost(number, moment, tmp_path, monkeypatch):

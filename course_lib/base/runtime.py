@@ -123,9 +123,9 @@ class Threads:
 
     Alone, a small network is faster with all threads. Beside another busy process it is faster with one, since threads
     wait for each other in every small operation, and then for a processor, too. So both are tried at the start and
-    every `AGAIN` seconds, for some steps in turn, and the faster is kept. Nothing is tried where a single step takes
-    long, where torch has only one thread, or where OMP_NUM_THREADS is set: then the user has chosen. At the end torch
-    has the number of threads that it had.
+    again after `AGAIN` seconds or more, for some steps in turn, and the faster is kept. Nothing is tried where torch
+    has only one thread, or where OMP_NUM_THREADS is set: then the user has chosen. At the end torch has the number of
+    threads that it had.
 
     Args:
         once: try only once, at the start.
@@ -134,7 +134,7 @@ class Threads:
         chosen: the number of threads, None before the first trial is over. If it is set from outside, nothing is tried.
     """
 
-    BLOCK, LONG, AGAIN = 0.1, 0.2, 8.0  # seconds: of steps timed together, of a long step, between two trials
+    BLOCK, AGAIN = 0.1, 8.0  # seconds: of steps timed together, and from one trial to the next
 
     def __init__(self, once: bool = False) -> None:
         self.once, self.chosen = once, None
@@ -160,18 +160,16 @@ class Threads:
     def _trials(self) -> Generator[int, float, None]:
         """Gives the number of threads for the next step, and is sent the seconds that it took."""
         while True:
-            mean = {}
+            began, mean = time.perf_counter(), {}
             for n in (self._all, 1) * 2:  # twice, so that one delay does not decide
                 yield n  # the first step after a change is slower
                 seconds = [(yield n)]
                 while sum(seconds) < self.BLOCK:
                     seconds.append((yield n))
                 mean[n] = min(mean.get(n, math.inf), sum(seconds) / len(seconds))
-                if mean[n] > self.LONG:
-                    break
-            self.chosen = min(mean, key=mean.get)
-            until = time.perf_counter() + self.AGAIN
-            while self.once or mean[self.chosen] > self.LONG or time.perf_counter() < until:
+            self.chosen, now = min(mean, key=mean.get), time.perf_counter()
+            until = now + max(self.AGAIN, 20 * (now - began))  # trials of long steps are rare
+            while self.once or time.perf_counter() < until:
                 yield self.chosen
 
 
