@@ -322,15 +322,6 @@ def test_restore_refuses_what_does_not_fit_and_changes_nothing(change, message, 
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
 
 
-def test_ready_is_for_use_and_not_for_training(tmp_path, device):
-    trained, path = small(), tmp_path / "x.safetensors"
-    checkpoints.save(path, trained.state_dict(), **HISTORY)
-    module = checkpoints.ready(small().train(), path, device)
-    assert not module.training and not any(parameter.requires_grad for parameter in module.parameters())
-    for name, tensor in module.state_dict().items():
-        assert tensor.device.type == device.type and torch.equal(tensor.cpu(), trained.state_dict()[name])
-
-
 def test_restore_lists_only_the_first_differences(tmp_path):
     path = tmp_path / "m.safetensors"
     checkpoints.save(path, {}, **HISTORY)

@@ -797,7 +797,7 @@ def test_the_recipe_runs(recipe, tmp_path, monkeypatch):
     assert list((tmp_path / "build").glob("detector_scenes_quick_*.png"))
     (saved,) = (tmp_path / "build").glob("*.safetensors")
     assert saved.stat().st_size < 3_000_000
-    checkpoints.ready(zoo.build("detector_scenes"), saved)
+    checkpoints.restore(zoo.build("detector_scenes"), saved)
 
 
 @pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")
@@ -807,7 +807,7 @@ def test_the_recipe_of_the_pedestrians_runs(recipe, tmp_path, monkeypatch):
     recipe.main(["--quick", "--steps", "2", "--model", "pedestrians"])
     (saved,) = (tmp_path / "build").glob("*.safetensors")
     assert saved.stat().st_size < 3_000_000
-    checkpoints.ready(zoo.build("detector_pedestrians"), saved)
+    checkpoints.restore(zoo.build("detector_pedestrians"), saved)
 
 
 # The shipped weights

@@ -9,13 +9,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-
-M = TypeVar("M", bound=nn.Module)
 
 REQUIRED = ("recipe", "score", "seed", "sha256")
 
@@ -150,7 +147,8 @@ def restore(module: nn.Module, name_or_path: str | os.PathLike) -> dict[str, str
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: as for `load`, or the file does not fit; the message lists the first differences.
+        CheckpointError: the file is damaged, lacks its history, or does not fit; then the message lists the first
+            differences.
     """
     tensors, metadata = load(name_or_path)
     if found := _differences(module.state_dict(), tensors):
@@ -160,13 +158,3 @@ def restore(module: nn.Module, name_or_path: str | os.PathLike) -> dict[str, str
         )
     module.load_state_dict(tensors)
     return metadata
-
-
-def ready(module: M, name_or_path: str | os.PathLike, device: torch.device | str = "cpu") -> M:
-    """The module with a checkpoint's weights, for use rather than training: on the device, in eval mode, frozen.
-
-    Raises:
-        FileNotFoundError, CheckpointError: as for `restore`.
-    """
-    restore(module, name_or_path)
-    return module.to(device).eval().requires_grad_(False)
