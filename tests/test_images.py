@@ -158,6 +158,53 @@ def test_load_obeys_exif_rotation(orientation):
     torch.testing.assert_close(picture, tensor(upright))
 
 
+def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF of entries (tag, type, count, value), written by hand, because Pillow writes no odd ones."""
+    values, offset = b"", 8 + 2 + 12 * len(entries) + 4
+    table = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    for tag, kind, count, value in sorted(entries):
+        where = value.ljust(4, b"\0")
+        if len(value) > 4:
+            where, values = struct.pack("<I", offset + len(values)), values + value
+        table += struct.pack("<HHI", tag, kind, count) + where
+    return table + struct.pack("<I", 0) + values
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "JPEG"])
+def test_load_ignores_unreadable_metadata(format):
+    plain = encode(Image.fromarray(RGB), format)
+    for odd in (b"\0" * 12, b"Exif\0\0" + b"\xff" * 40, exif((0x0112, 3, 1, b"\x09\0"))):
+        assert torch.equal(images.load(encode(Image.fromarray(RGB), format, exif=odd)), images.load(plain))
+
+
+RATIONAL = struct.pack("<ii", -2, 0)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (0x9204, 10, 1, RATIONAL),  # exposure bias −2/0
+        (0x011A, 10, 1, RATIONAL),  # resolution −2/0
+        (0x010E, 5, 1, RATIONAL),  # a description that is a fraction
+        (0x0131, 12, 1, RATIONAL),  # a program that is a number
+        (0x0132, 4, 2, RATIONAL),  # a date of two numbers
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_load_needs_only_the_orientation(odd, orientation):
+    metadata = exif((0x0112, 3, 1, struct.pack("<H", orientation)), odd)
+    found = images.load(encode(Image.fromarray(RGB), "JPEG", exif=metadata))
+    plain = images.load(encode(Image.fromarray(RGB), "JPEG"))
+    assert torch.equal(found, plain.rot90(-1, (2, 3)) if orientation == 6 else plain)
+
+
+def test_load_leaves_the_image_it_is_given_as_it_was():
+    data = encode(Image.linear_gradient("L").resize((9000, 300)), "JPEG", exif=exif((0x0112, 3, 1, b"\x06\0")))
+    with Image.open(io.BytesIO(data)) as image:
+        assert images.load(image).shape[2] == images.MAX_SIDE
+        assert image.size == (9000, 300) and image.getexif()[0x0112] == 6
+
+
 def test_load_takes_the_first_frame_of_an_animation():
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
 from torchvision.utils import make_grid
@@ -28,16 +28,15 @@ MIN_SIDE = 16  # the deepest feature layer halves four times
 MAX_SIDE = 4096  # a longer side is scaled down to this on load
 MAX_PIXELS = 80_000_000  # more are refused undecoded: they would take gigabytes as float32
 
-_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_OPTIONS = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
+_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 
 
 def load(source: Source, size: int | None = None) -> Tensor:
     """Read one image as RGB.
 
     Grey, palette, CMYK and 1-bit images become RGB, transparent ones are laid over white, EXIF rotation is
-    obeyed, of an animation the first frame is taken. An image whose longer side exceeds `MAX_SIDE` (4096 px)
-    is scaled down to that, antialiased.
+    obeyed (other metadata is ignored, unreadable metadata too), of an animation the first frame is taken. An image
+    whose longer side exceeds `MAX_SIDE` (4096 px) is scaled down to that, antialiased.
 
     Args:
         source: a path, the bytes of an image file, a `PIL.Image.Image`, or an array (H, W), (H, W, 1),
@@ -54,7 +53,9 @@ def load(source: Source, size: int | None = None) -> Tensor:
     """
     name, array = _read(source)
     image = _from_array(array, name)
-    shape = H, W = _limited(*image.shape[2:])
+    H, W = image.shape[2:]
+    scale = min(1.0, MAX_SIDE / max(H, W, 1))
+    shape = H, W = max(1, round(H * scale)), max(1, round(W * scale))
     if min(shape) < MIN_SIDE:
         raise ValueError(f"{name} is too small: {W}×{H} px, expected at least {MIN_SIDE} px a side")
     if size is not None:
@@ -62,12 +63,6 @@ def load(source: Source, size: int | None = None) -> Tensor:
         if min(shape) < MIN_SIDE or max(shape) > MAX_SIDE:
             raise ValueError(f"size={size} makes {name} {W}×{H} px; expected {MIN_SIDE} to {MAX_SIDE} px a side")
     return image if image.shape[2:] == shape else resize(image, shape)
-
-
-def _limited(H: int, W: int) -> tuple[int, int]:
-    """The shape after the longer side is scaled down to `MAX_SIDE`, where it exceeds that."""
-    scale = min(1.0, MAX_SIDE / max(H, W, 1))
-    return max(1, round(H * scale)), max(1, round(W * scale))
 
 
 def _read(source: Source) -> tuple[str, np.ndarray]:
@@ -98,26 +93,34 @@ def _decode(source: BinaryIO | Image.Image, name: str) -> np.ndarray:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """Upright pixels: (H, W, 3) uint8, or (H, W) uint16 or float32 where 8 bits would lose some."""
+    """Upright pixels: (H, W, 3) or (H, W, 4) uint8, or (H, W) uint16 or float32 where 8 bits would lose some."""
     W, H = image.size
     if W * H > MAX_PIXELS:
         raise ValueError(f"{W}×{H} px, expected at most {MAX_PIXELS:,} in all")
-    if image.format in ("JPEG", "MPO"):
-        image.draft(None, _limited(W, H))  # the decoder itself leaves pixels out; never below this size
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode == "F":
         return np.asarray(image)
-    if image.mode.startswith("I"):  # 16-bit grey: I;16 and its kin, or I in older releases of Pillow
+    if image.mode.startswith("I"):  # 16-bit grey: modes I;16 and I;16B, or I in older releases of Pillow
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError(f"expected 16-bit grey, got values from {pixels.min()} to {pixels.max()}")
         return pixels.astype(np.uint16)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    image = image.convert("RGBA" if transparent else "RGB")
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     return np.asarray(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image, turned as EXIF says. Pillow is shown the orientation only, for it fails where other tags are odd."""
+    image.load()  # in a PNG the metadata may follow the pixels
+    turned, exif, tag = image.copy(), Image.Exif(), ExifTags.Base.Orientation
+    try:
+        exif[tag] = image.getexif()[tag]
+        turned.info = {**image.info, "exif": exif.tobytes(), "xmp": b""}
+        return ImageOps.exif_transpose(turned)
+    except Exception:  # no orientation, or unreadable metadata, in as many types of error as a damaged image
+        return image
 
 
 def _from_array(array: np.ndarray, name: str) -> Tensor:
@@ -157,8 +160,13 @@ def _shape(size: Size, H: int, W: int) -> tuple[int, int]:
     return height, width
 
 
-def _check_batch(images: Tensor) -> None:
-    """Refuse what is not a non-empty batch of floating-point images."""
+def check_batch(images: Tensor) -> None:
+    """Refuse what is not a non-empty batch of floating-point images; values are not looked at.
+
+    Raises:
+        TypeError: not a tensor of floats.
+        ValueError: not (B, C, H, W), or empty.
+    """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         given = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"expected a floating-point tensor (B, C, H, W) in [0, 1], got {given}")
@@ -208,12 +216,13 @@ def resize(images: Tensor, size: Size) -> Tensor:
         (B, C, H', W'), clamped to [0, 1], because a bicubic filter overshoots at edges.
 
     Raises:
-        ValueError, TypeError: another shape or dtype, or a size below 1 px.
+        TypeError: images that are not floats, or a size that is not of ints.
+        ValueError: images of another shape, or a size below 1 px.
     """
-    _check_batch(images)
+    check_batch(images)
     _, _, H, W = images.shape
     shape = height, width = _shape(size, H, W)
-    if width == 1 < height:  # torch 2.15 on the CPU fills such columns with their first value
+    if width == 1 < height:  # torch (2.14, on the CPU) fills such columns with their first value
         return resize(images.mT, (1, height)).mT
     exact = images.to(torch.promote_types(images.dtype, torch.float32))  # CPUs lack the filter for halves
     resampled = F.interpolate(exact, shape, mode="bicubic", antialias=True, align_corners=False)
@@ -228,9 +237,10 @@ def centre_crop(images: Tensor, size: Size) -> Tensor:
         size: an int for a square, or (H, W).
 
     Raises:
-        ValueError, TypeError: as for `resize`.
+        TypeError: images that are not floats, or a size that is not of ints.
+        ValueError: images of another shape, or a size below 1 px.
     """
-    _check_batch(images)
+    check_batch(images)
     _, _, H, W = images.shape
     height, width = _shape(size, 1, 1)
     scale = min(H / height, W / width)
@@ -249,9 +259,10 @@ def grid(images: Tensor, columns: int, padding: int = 2, value: float = 1.0) -> 
         (1, C, H', W') with `H' = rows · (H + padding) + padding`, `W'` likewise; no gradient.
 
     Raises:
-        ValueError, TypeError: another shape or dtype, no columns, or a negative padding.
+        TypeError: images that are not floats.
+        ValueError: images of another shape, no columns, or a negative padding.
     """
-    _check_batch(images)
+    check_batch(images)
     if columns < 1 or padding < 0:
         raise ValueError(f"expected columns ≥ 1 and padding ≥ 0, got {columns} and {padding}")
     if len(images) > 1:
@@ -268,10 +279,11 @@ def to_array(image: Tensor) -> np.ndarray:
         image: (1, C, H, W) or (C, H, W), C of 1 or 3, on any device.
 
     Raises:
-        ValueError, TypeError: another shape or dtype, or pixels that are not finite.
+        TypeError: an image that is not of floats.
+        ValueError: one of another shape, or with pixels that are not finite.
     """
     batch = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
-    _check_batch(batch)
+    check_batch(batch)
     B, C, H, W = batch.shape
     if B != 1 or C not in (1, 3):
         raise ValueError(f"expected one image, (1, C, H, W) or (C, H, W) with C of 1 or 3; got {tuple(image.shape)}")
@@ -285,32 +297,38 @@ def save(image: Tensor, path: str | os.PathLike) -> None:
 
     Args:
         image: (1, C, H, W) or (C, H, W), C of 1 or 3; clamped to [0, 1].
-        path: ends in .png, .webp (lossless), .jpg or .jpeg (quality 95); its folder is created where missing.
+        path: ends in .png, .webp (lossless), .jpg or .jpeg (quality 95); its folder is created if missing.
 
     Raises:
-        ValueError, TypeError: another suffix, or as for `to_array`.
+        TypeError: an image that is not of floats.
+        ValueError: another suffix, or an image that `to_array` refuses.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in _FORMATS:
-        raise ValueError(f"expected a name ending in {', '.join(_FORMATS)}; got {os.fspath(path)!r}")
-    pixels = np.rint(to_array(image) * 255).astype(np.uint8)
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"expected a name ending in {', '.join(_SUFFIXES)}; got {os.fspath(path)!r}")
     encoded = io.BytesIO()
-    format = _FORMATS[suffix]
-    Image.fromarray(pixels).save(encoded, format, **_OPTIONS.get(format, {}))
+    Image.fromarray(_to_bytes(image)).save(encoded, Image.registered_extensions()[suffix], quality=95, lossless=True)
     write_atomically(path, encoded.getvalue())
 
 
+def _to_bytes(image: Tensor) -> np.ndarray:
+    """The array (H, W, 3) with 8 bits a channel."""
+    return np.rint(to_array(image) * 255).astype(np.uint8)
+
+
 def gif(frames: Sequence[Tensor], seconds: float = 0.08, hold: float = 1.5) -> bytes:
-    """An animation that any browser shows, for `IPython.display.Image(data=…)`; it begins anew when it has ended.
+    """An animation that any browser shows in a loop, for `IPython.display.Image(data=…)`.
 
     Args:
-        frames: images of one size as for `to_array`, 256 greys or colours each.
-        seconds: a frame is shown. hold: seconds that the last one is shown.
+        frames: images (1, C, H, W) or (C, H, W) of one size, C of 1 or 3, in [0, 1]; each keeps 256 greys or colours.
+        seconds: how long a frame is shown.
+        hold: how long the last one is shown, in seconds.
 
     Raises:
-        ValueError: fewer than two frames, frames of different sizes; ValueError, TypeError as for `to_array`.
+        TypeError: frames that are not of floats.
+        ValueError: fewer than two frames, frames of different sizes, or one that `to_array` refuses.
     """
-    images = [np.rint(to_array(frame) * 255).astype(np.uint8) for frame in frames]
+    images = [_to_bytes(frame) for frame in frames]
     if len(images) < 2 or len({image.shape for image in images}) > 1:
         raise ValueError(f"expected two frames or more of one size; got {[image.shape for image in images[:4]]}")
     grey = all(np.ptp(image, axis=2).max() == 0 for image in images)
