@@ -1,3 +1,5 @@
+"""base/datasets.py: names, images, data sets, and downloads from a server on this machine that misbehaves."""
+
 import functools
 import gzip
 import hashlib
@@ -5,19 +7,25 @@ import http.server
 import io
 import os
 import pickle
+import re
+import socket
 import struct
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from course_lib.base import datasets
 from course_lib.base.datasets import DownloadError, ImageSet, OfflineError
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 COURSE_DATA = os.environ.get("COURSE_DATA")
 with_data = pytest.mark.skipif(not COURSE_DATA, reason="COURSE_DATA names no folder with the larger sets")
@@ -180,15 +188,81 @@ def test_a_changed_file_is_refused(nothing_at_hand, small_mnist, small_cifar, si
     for file in site[0].iterdir():
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     for name in ("mnist", "cats"):
-        with pytest.raises(DownloadError, match="try again, or put it into"):
+        with pytest.raises(DownloadError, match="expected md5:.* but got .*COURSE_DATA"):
             datasets.load(name)
         assert not datasets.is_available(name)
 
 
 def test_an_unreachable_server_is_a_download_error(nothing_at_hand, small_mnist, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(DownloadError, match="cannot download MNIST"):
+    with pytest.raises(OfflineError, match="cannot download http://127.0.0.1:9/train-images"):
         datasets.load("mnist")
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "header cut": lambda content: content[:2],
+    "body cut": lambda content: content[: len(content) // 2],
+    "too long": lambda content: content + content,
+    "another format": lambda content: b"<html>" + content,
+}
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_mnist_is_named_and_fetched_again(damage, suffix, nothing_at_hand, small_mnist, site, monkeypatch):
+    content = (site[0] / "train-images-idx3-ubyte.gz").read_bytes()
+    path = nothing_at_hand / "torchvision" / "MNIST" / "raw" / f"train-images-idx3-ubyte{suffix}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DAMAGE[damage](content if suffix else gzip.decompress(content)))
+    assert not datasets.is_available("mnist")
+    with monkeypatch.context() as patch, pytest.raises(OfflineError, match=re.escape(f"{path} is damaged")):
+        patch.setenv("COURSE_OFFLINE", "1")
+        datasets.load("mnist")
+    with pytest.warns(UserWarning, match=re.escape(f"{path} is damaged")):
+        data = datasets.load("mnist")
+    assert np.array_equal(data.images[:, 0].numpy(), small_mnist["train"][0])
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    assert len(datasets.load("mnist")) == 7, "healed"
+
+
+def test_a_damaged_file_of_the_user_is_left_alone(nothing_at_hand, small_mnist, monkeypatch, tmp_path):
+    path = tmp_path / "own" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "own"))
+    with pytest.warns(UserWarning, match=re.escape(f"{path} is damaged")):
+        assert len(datasets.load("mnist", "test")) == 3
+    assert path.read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("place", ["cifar10_cats.npz", "torchvision/cifar-10-batches-py/test_batch"])
+def test_damaged_cats_are_named_and_fetched_again(place, nothing_at_hand, small_cifar, monkeypatch):
+    path = nothing_at_hand / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PK half of it")
+    assert not datasets.is_available("cats")
+    with pytest.warns(UserWarning, match="cifar.* is damaged"):
+        assert len(datasets.load("cats")) == 3
+    assert datasets.is_available("cats")
+    assert files(nothing_at_hand) == sorted({"cifar10_cats.npz", path.name}), "neither the archive nor half of it"
+    (nothing_at_hand / "cifar10_cats.npz").write_bytes(b"")
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="cifar10_cats.npz is damaged.*COURSE_OFFLINE"):
+        datasets.load("cats")
+
+
+def test_course_data_may_begin_with_the_home_folder(nothing_at_hand, small_mnist, site, monkeypatch, tmp_path):
+    raw = tmp_path / "x" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in site[0].iterdir():
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("COURSE_DATA", "~/x")
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    assert datasets.data_folder() == tmp_path / "x"
+    assert datasets.is_available("mnist") and len(datasets.load("mnist")) == 7
 
 
 def test_bad_arguments():
@@ -215,3 +289,233 @@ def test_the_larger_sets_are_whole():
         if name != "cats" or (len(parts[1]) == 103):  # CIFAR-10 itself has 1,000
             assert tuple(map(len, parts)) == expected
         assert all(part.labels.max() < len(part.classes) for part in parts)
+
+
+# --- images: a server that answers as the path says
+
+
+def jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.linear_gradient("L").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+CONTENT = jpeg()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as the path says; every request is noted in `server.requests`."""
+
+    def do_GET(self):
+        self.server.requests.append(self.path)
+        behaviour = self.path.strip("/").split("/")[0]
+        if behaviour.startswith("once-"):
+            behaviour = behaviour.removeprefix("once-") if len(self.server.requests) == 1 else "ok"
+        if behaviour == "dropped":
+            return  # the connection ends without an answer
+        status = {"missing": 404, "broken": 503}.get(behaviour, 200)
+        body = CONTENT[::-1] if behaviour == "wrong" else CONTENT
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        half = len(body) // 2
+        self.wfile.write(body[:half])
+        if behaviour in ("stalled", "slow"):
+            self.server.go_on.wait(10)
+        if behaviour not in ("cut", "stalled"):
+            self.wfile.write(body[half:])
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    """A server on this machine: `server.url` is its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.requests, running.go_on = [], threading.Event()
+        running.url = f"http://127.0.0.1:{running.server_port}"
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.go_on.set()
+        running.shutdown()
+        thread.join()
+
+
+def files(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# --- images by name
+
+
+def test_names_are_sorted_and_of_two_kinds():
+    assert datasets.image_names() == sorted(datasets.image_names("built-in") + datasets.image_names("download"))
+    assert {"astronaut", "cat", "china", "flower"} <= set(datasets.image_names("built-in"))
+    assert {"starry_night", "tuebingen", "candy", "rain_princess"} <= set(datasets.image_names("download"))
+    with pytest.raises(ValueError, match="kind"):
+        datasets.image_names("painting")
+
+
+def test_describe_gives_a_line_with_a_credit_to_each():
+    lines = datasets.describe_images().splitlines()
+    assert [line.split()[0] for line in lines] == datasets.image_names()
+    assert any("Praefcke" in line for line in lines)
+
+
+def test_an_unknown_name_is_answered_with_close_ones():
+    for function in (datasets.load_image, datasets.is_available):
+        with pytest.raises(ValueError, match=r"'astronaute'.*did you mean astronaut"):
+            function("astronaute")
+    with pytest.raises(ValueError, match=r"astronaut.*tuebingen"):
+        datasets.load_image("qqq")
+
+
+@pytest.mark.parametrize("name", datasets.image_names("built-in"))
+def test_built_in_images_load_without_a_network(name, monkeypatch, cache):
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    assert datasets.is_available(name)
+    image = datasets.load_image(name)
+    B, C, H, W = image.shape
+    assert (B, C) == (1, 3)
+    assert 100 <= min(H, W) <= max(H, W) <= 1500
+    assert image.dtype == torch.float32
+    assert 0 <= image.min() <= image.max() <= 1
+    assert image.std() > 0.03
+    assert not cache.exists()
+
+
+def test_load_resizes():
+    assert datasets.load_image("china", 128).shape == (1, 3, 128, 192)
+
+
+# --- downloads
+
+
+def test_a_download_is_kept(server, cache):
+    path = datasets.download(f"{server.url}/ok/a.jpg?x=1", SHA256)
+    assert path.read_bytes() == CONTENT
+    assert path.parent == cache
+    assert path.name.endswith("-a.jpg")
+    assert datasets.download(f"{server.url}/ok/a.jpg?x=1", SHA256.upper()) == path
+    assert len(server.requests) == 1
+    assert files(cache) == [path.name]
+
+
+def test_a_download_may_be_given_its_place(server, cache):
+    path = datasets.download(f"{server.url}/ok", SHA256, "set/part.bin")
+    assert path == cache / "set" / "part.bin"
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_damaged_file_in_the_cache_is_replaced(server):
+    path = datasets.download(f"{server.url}/ok", SHA256)
+    path.write_bytes(CONTENT[:-1])
+    assert datasets.download(f"{server.url}/ok", SHA256).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "requests"),
+    [
+        ("cut", 3),
+        ("missing", 1),
+        ("broken", 3),
+        ("dropped", 3),
+        ("stalled", 3),
+        ("wrong", 1),
+    ],
+)
+def test_a_failed_download_leaves_nothing_and_hinders_nothing(behaviour, requests, server, cache, monkeypatch):
+    monkeypatch.setattr(datasets, "TIMEOUT", (10, 0.3))
+    with pytest.raises(DownloadError, match="cannot download") as raised:
+        datasets.download(f"{server.url}/{behaviour}", SHA256, "a.jpg")
+    assert not isinstance(raised.value, OfflineError)
+    assert len(server.requests) == requests
+    assert files(cache) == []
+    datasets.download(f"{server.url}/ok", SHA256, "a.jpg")
+    assert files(cache) == ["a.jpg"]
+
+
+def test_a_wrong_hash_is_told_with_both_hashes(server):
+    got = hashlib.sha256(CONTENT[::-1]).hexdigest()
+    with pytest.raises(DownloadError, match=f"expected (sha256:)?{SHA256} but got {got}"):
+        datasets.download(f"{server.url}/wrong", SHA256)
+
+
+@pytest.mark.parametrize("behaviour", ["cut", "stalled", "dropped", "broken"])
+def test_a_transfer_that_fails_once_is_tried_again(behaviour, server, monkeypatch):
+    monkeypatch.setattr(datasets, "TIMEOUT", (10, 0.3))
+    assert datasets.download(f"{server.url}/once-{behaviour}", SHA256).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("known_hash", [None, f"sha256:{SHA256}"])
+def test_a_second_download_does_not_spoil_a_first_that_is_half_done(known_hash, server, cache):
+    def fetch(behaviour):
+        return datasets.fetch(f"{server.url}/{behaviour}", cache / "a.jpg", known_hash).read_bytes()
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(fetch, "slow")
+        while not server.requests:
+            pass
+        assert fetch("ok") == CONTENT
+        server.go_on.set()
+        assert first.result() == CONTENT
+    assert files(cache) == ["a.jpg"]
+    assert fetch("ok") == CONTENT and len(server.requests) == 3, "fetched anew, whatever is there"
+
+
+def test_offline_says_what_is_wanted_and_what_to_do(server, cache, monkeypatch):
+    url = f"{server.url}/ok"
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="COURSE_OFFLINE") as raised:
+        datasets.download(url, SHA256, "a.jpg")
+    assert url in str(raised.value)
+    assert str(cache / "a.jpg") in str(raised.value)
+    assert server.requests == []
+    monkeypatch.delenv("COURSE_OFFLINE")
+    datasets.download(url, SHA256, "a.jpg")
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    assert datasets.download(url, SHA256, "a.jpg").read_bytes() == CONTENT
+
+
+def test_no_connection_is_an_offline_error():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/a.jpg"
+        with pytest.raises(OfflineError, match=re.escape(url)):
+            datasets.download(url, SHA256)
+    assert issubclass(OfflineError, ConnectionError)
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 63, "g" * 64, "sha256:" + "0" * 57])
+def test_a_malformed_hash_is_refused(sha256):
+    with pytest.raises(ValueError, match="64 hexadecimal"):
+        datasets.download("http://127.0.0.1/a", sha256)
+
+
+@pytest.mark.parametrize("url", ["a.jpg", "ftp://127.0.0.1/a.jpg", "http://"])
+def test_a_malformed_address_is_refused(url):
+    with pytest.raises(ValueError, match=r"(?i)url|adapter"):
+        datasets.download(url, SHA256)
+
+
+def test_a_named_image_is_fetched_once(server, cache, monkeypatch):
+    monkeypatch.setitem(datasets._IMAGES, "ramp", ("a ramp", "nobody", f"{server.url}/ok/ramp.jpg"))
+    monkeypatch.setitem(datasets._SHA256, "ramp", SHA256)
+    assert not datasets.is_available("ramp")
+    assert datasets.load_image("ramp").shape == (1, 3, 256, 256)
+    assert datasets.is_available("ramp")
+    assert datasets.load_image("ramp", 64).shape == (1, 3, 64, 64)
+    assert len(server.requests) == 1
+    assert files(cache) == ["ramp.jpg"]
+
+
+def test_the_cache_is_the_systems_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("COURSE_CACHE")
+    assert "generative-cv-course" in str(datasets.cache_folder())
+    monkeypatch.setenv("COURSE_CACHE", "~/elsewhere")
+    assert "~" not in str(datasets.cache_folder())

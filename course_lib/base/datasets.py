@@ -2,21 +2,27 @@
 
 `load_image` gives a photograph or a painting, `load` a labelled data set, whole in memory: the digits of
 scikit-learn's wheel, MNIST, Fashion-MNIST and CIFAR-10's cats. The larger sets are read from the folder `COURSE_DATA`
-(in torchvision's layouts; the cats also as `cifar10_cats.npz`), else downloaded once by torchvision.
+(in torchvision's layout; the cats also as `cifar10_cats.npz`), else downloaded once.
 
 Downloads are checked against their hashes and kept in the cache: the folder `COURSE_CACHE`, else the operating
-system's cache folder. `COURSE_OFFLINE=1` forbids the network.
+system's cache folder. A file appears there only when it is whole, so several processes may download at once.
+`COURSE_OFFLINE=1` forbids the network.
 """
 
 import difflib
+import gzip
 import importlib.util
-import logging
+import io
 import os
 import re
+import shutil
+import struct
+import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -27,8 +33,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from course_lib.base import images, runtime
+from course_lib.base.checkpoints import write_atomically
 
-KINDS = ("built-in", "download")
+SPLITS = ("train", "test")
+CAT = 3  # the cats' label in CIFAR-10
+TIMEOUT = (10, 30)  # s without a connection, and without a byte
+ADVICE = "set COURSE_DATA to a folder that has the set in torchvision's layout"
 
 
 class DownloadError(ConnectionError):
@@ -39,189 +49,7 @@ class OfflineError(DownloadError):
     """There is no connection, or `COURSE_OFFLINE` forbids one."""
 
 
-class _Image(NamedTuple):
-    description: str
-    credit: str
-    file: str  # "package/path/inside/it", or an address
-    sha256: str | None = None  # for an address
-
-    @property
-    def kind(self) -> str:
-        return KINDS[self.sha256 is not None]
-
-
-def _skimage(file: str, description: str, credit: str) -> _Image:
-    return _Image(description, credit, f"skimage/data/{file}")
-
-
-_GATYS = "https://raw.githubusercontent.com/leongatys/PytorchNeuralStyleTransfer/master/Images/"
-_EXAMPLES = "https://raw.githubusercontent.com/pytorch/examples/main/fast_neural_style/images/style-images/"
-_UNSTATED = "scikit-image; no author stated"
-_CC0_TEXTURES = "CC0 Textures, CC0"
-_MIDDLEBURY = "Middlebury 2014 stereo benchmark"
-_STYLES = "PyTorch examples; no licence stated"
-
-# Credits as scikit-image's and scikit-learn's own documentation states them. Only files that lie inside the
-# wheels: skimage.data would download the others.
-_IMAGES = {
-    "astronaut": _skimage("astronaut.png", "Eileen Collins, astronaut", "NASA, public domain"),
-    "brick": _skimage("brick.png", "texture: a brick wall", _CC0_TEXTURES),
-    "camera": _skimage("camera.png", "a man with a camera, grey", "Lav Varshney, CC0"),
-    "cat": _skimage("chelsea.png", "Chelsea the cat, face", "Stefan van der Walt, CC0"),
-    "china": _Image("a Chinese palace", "danielbuechele, CC BY 2.0", "sklearn/datasets/images/china.jpg"),
-    "coffee": _skimage("coffee.png", "a cup of coffee on wood", "Rachel Michetti, CC0"),
-    "coins": _skimage("coins.png", "Greek coins from Pompeii", "Brooklyn Museum, no known restrictions"),
-    "colorwheel": _skimage("color.png", "a colour wheel", _UNSTATED),
-    "flower": _Image("a flower, close up", "vultilion, CC BY 2.0", "sklearn/datasets/images/flower.jpg"),
-    "grass": _skimage("grass.png", "texture: grass", "linolafett, CC0"),
-    "gravel": _skimage("gravel.png", "texture: gravel", _CC0_TEXTURES),
-    "hubble_deep_field": _skimage("hubble_deep_field.jpg", "distant galaxies", "NASA, public domain"),
-    "immunohistochemistry": _skimage("ihc.png", "stained tissue", "CMMI, no known restrictions"),
-    "logo": _skimage("logo.png", "scikit-image's logo", _UNSTATED),
-    "motorcycle_left": _skimage("motorcycle_left.png", "rectified stereo pair, left", _MIDDLEBURY),
-    "motorcycle_right": _skimage("motorcycle_right.png", "rectified stereo pair, right", _MIDDLEBURY),
-    "page": _skimage("page.png", "a scanned page, uneven light", _UNSTATED),
-    "retina": _skimage("retina.jpg", "a human retina", "Mikael Häggström, CC0"),
-    "rocket": _skimage("rocket.jpg", "launch of a Falcon 9", "SpaceX, public domain"),
-    "candy": _Image(
-        "style: candy-coloured swirls",
-        _STYLES,
-        _EXAMPLES + "candy.jpg",
-        "1af09b2c18a6674b7d88849cb87564dd77e1ce04d1517bb085449b614cc0c8d8",
-    ),
-    "rain_princess": _Image(
-        "style: a walk in the rain",
-        "Leonid Afremov; " + _STYLES,
-        _EXAMPLES + "rain-princess.jpg",
-        "edc860681275f663ff23b28ade7436b34bf8ea28ae60be773f3e1c39b938e5d3",
-    ),
-    "starry_night": _Image(
-        "style: The Starry Night",
-        "Vincent van Gogh 1889, public domain",
-        _GATYS + "vangogh_starry_night.jpg",
-        "228bebf0dd424ea4f740d8d88a67f2960424c166e638086c1ec529260d2e3832",
-    ),
-    "tuebingen": _Image(
-        "Tübingen, the Neckar front",
-        "Andreas Praefcke",
-        _GATYS + "Tuebingen_Neckarfront.jpg",
-        "e67d1869f01fd805385c681a80d9ebcf0f70ea4a5fe6127f0606bb1c7f4bf506",
-    ),
-}
-
-
-def image_names(kind: str | None = None) -> list[str]:
-    """The names that `load_image` knows, sorted: all of them, or one kind, "built-in" or "download".
-
-    Raises:
-        ValueError: another kind.
-    """
-    if kind not in (None, *KINDS):
-        raise ValueError(f"expected a kind of {KINDS} or None, got {kind!r}")
-    return sorted(name for name, image in _IMAGES.items() if kind in (None, image.kind))
-
-
-def describe_images() -> str:
-    """A table to print: each image's name, kind, content and credit."""
-    rows = [(name, _IMAGES[name]) for name in image_names()]
-    return "\n".join(f"{name:21}{p.kind:10}{p.description:34}{p.credit}" for name, p in rows)
-
-
-def _find_image(name: str) -> _Image:
-    """The table's entry, or an error with the names that come close."""
-    if name in _IMAGES:
-        return _IMAGES[name]
-    close = difflib.get_close_matches(str(name), _IMAGES) or image_names()
-    raise ValueError(f"no image {name!r}; did you mean {', '.join(close)}? datasets.describe_images() lists all")
-
-
-def _built_in(file: str) -> Path:
-    """The path of a file inside an installed package, found without importing the package."""
-    package, _, inside = file.partition("/")
-    return Path(importlib.util.find_spec(package).origin).parent / inside
-
-
-def load_image(name: str, size: int | None = None) -> Tensor:
-    """An image by its name, (1, 3, H, W) float32 RGB in [0, 1] on the CPU; downloaded where it must be.
-
-    Args:
-        name: one of `image_names()`.
-        size: the shorter side of the result in pixels; `None` keeps the image's own.
-
-    Raises:
-        ValueError: an unknown name, with the closest ones in the message.
-        DownloadError: the image is neither built in nor cached and could not be fetched.
-    """
-    image = _find_image(name)
-    if image.sha256 is None:
-        return images.load(_built_in(image.file), size)
-    return images.load(download(image.file, image.sha256, _cached_name(name)), size)
-
-
-def _cached_name(name: str) -> str:
-    return f"{name}.jpg"
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `COURSE_CACHE`, else the operating system's cache folder."""
-    return Path(os.environ.get("COURSE_CACHE") or pooch.os_cache("generative-cv-course")).expanduser()
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    return path.is_file() and pooch.file_hash(path) == sha256
-
-
-def download(url: str, sha256: str, filename: str | None = None) -> Path:
-    """Fetch a file into the cache, or find it there; with a progress bar.
-
-    A file appears under its final name only when whole, so a cut download leaves nothing behind. A cached
-    file that no longer matches is fetched again. A transfer that breaks is tried three times.
-
-    Args:
-        url: http or https.
-        sha256: of the file's content, 64 hexadecimal digits.
-        filename: its path inside `cache_folder()`; by default made of the hash and the address.
-
-    Raises:
-        OfflineError: there is no connection, or `COURSE_OFFLINE` forbids one.
-        DownloadError: the server refused, or the transfer broke each time.
-        ValueError: the content has another hash (the message states both), or hash or address is malformed.
-    """
-    sha256 = sha256.lower()
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"expected a SHA-256 of 64 hexadecimal digits, got {sha256!r}")
-    path = cache_folder() / (filename or f"{sha256[:16]}-{PurePosixPath(urlsplit(url).path).name}")
-    if not _is_whole(path, sha256):
-        if runtime.is_offline():
-            raise OfflineError(_advice(url, path, "COURSE_OFFLINE forbids it; unset it"))
-        _fetch(url, sha256, path)
-    return path
-
-
-def _fetch(url: str, sha256: str, path: Path) -> None:
-    """Download with pooch, which checks the hash before it moves the file to `path`."""
-    pooch.get_logger().setLevel(logging.WARNING)  # its notes would print this machine's paths into notebooks
-    get = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=(10, 30))  # s: connect, read
-    for attempts_left in (2, 1, 0):
-        try:
-            pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=get)
-            return
-        except ValueError:  # a wrong hash, or requests' word on a malformed address
-            raise
-        except requests.ConnectionError as error:
-            raise OfflineError(_advice(url, path, f"no connection ({error}); check it")) from error
-        except requests.RequestException as error:
-            refused = error.response is not None and error.response.status_code < 500
-            if refused or not attempts_left:
-                raise DownloadError(_advice(url, path, f"{error}; try again later")) from error
-
-
-def _advice(url: str, path: Path, reason: str) -> str:
-    return f"cannot download {url}: {reason}, or put the file at {path} yourself"
-
-
-SPLITS = ("train", "test")
-CAT = 3  # the cats' label in CIFAR-10
+# --- data sets by name
 
 
 @dataclass(frozen=True)
@@ -261,7 +89,7 @@ def names() -> list[str]:
 
 
 def load(name: str, split: str = "train") -> ImageSet:
-    """A data set by its name; downloaded where it must be.
+    """A data set by its name; downloaded where it must be. A damaged file is named in a warning and fetched again.
 
     | name | images | train / test |
     |---|---|---|
@@ -272,39 +100,33 @@ def load(name: str, split: str = "train") -> ImageSet:
 
     Raises:
         ValueError: an unknown name or split.
-        OfflineError: the set is neither in `COURSE_DATA` nor in the cache, and `COURSE_OFFLINE` forbids a download.
+        OfflineError: the set is neither in `COURSE_DATA` nor in the cache, or damaged there, and there is no
+            connection or `COURSE_OFFLINE` forbids one.
         DownloadError: it could not be downloaded.
     """
-    _check(name, split)
+    if name not in _READERS:
+        raise ValueError(f"expected a data set of {', '.join(names())}; got {name!r}")
+    if split not in SPLITS:
+        raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
     return _READERS[name](split)
 
 
 def is_available(name: str) -> bool:
-    """Whether `load(name)`, or `load_image(name)`, needs no network: it is built in, or at hand.
+    """Whether `load(name)`, or `load_image(name)`, needs no network: it is built in, or at hand and not damaged.
 
     Raises:
         ValueError: a name that neither of them knows.
     """
     if name not in _READERS:
-        image = _find_image(name)
-        path = _built_in(image.file) if image.sha256 is None else cache_folder() / _cached_name(name)
-        return path.is_file() if image.sha256 is None else _is_whole(path, image.sha256)
+        _find_image(name)
+        return name not in _SHA256 or _is_whole(cache_folder() / f"{name}.jpg", f"sha256:{_SHA256[name]}")
     try:
-        for split in SPLITS:
-            _READERS[name](split, download=False)
+        return all(_READERS[name](split, may_download=False) for split in SPLITS)
     except FileNotFoundError:
         return False
-    return True
 
 
-def _check(name: str, split: str) -> None:
-    if name not in _READERS:
-        raise ValueError(f"expected a data set of {', '.join(names())}; got {name!r}")
-    if split not in SPLITS:
-        raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
-
-
-def _digits(split: str, download: bool = True) -> ImageSet:
+def _digits(split: str, may_download: bool = True) -> ImageSet:
     from sklearn.datasets import load_digits  # an import of a second, for this set alone
     from sklearn.model_selection import train_test_split
 
@@ -316,62 +138,296 @@ def _digits(split: str, download: bool = True) -> ImageSet:
     return ImageSet(f"digits {split}", (greys * 255 / 16).round().byte(), labels, tuple("0123456789"))
 
 
-def _mnist(split: str, download: bool = True) -> ImageSet:
-    return _from_torchvision("MNIST", f"mnist {split}", split, download, tuple("0123456789"))
+def _mnist(name: str, kind: str, split: str, may_download: bool = True) -> ImageSet:
+    """One of torchvision's sets in MNIST's format."""
+    import torchvision.datasets
+
+    dataset = getattr(torchvision.datasets, kind)
+    folders = [root / kind / "raw" for root in (data_folder(), cache_folder() / "torchvision")]
+
+    def array(content: str) -> Tensor:
+        file = f"{'train' if split == 'train' else 't10k'}-{content}-ubyte"
+        paths = [folder / (file + suffix) for folder in folders for suffix in ("", ".gz")]
+        return _read_or_fetch(paths, _read_idx, partial(_fetch_idx, dataset, paths[-1]), may_download)
+
+    classes = tuple(label.split(" - ")[0] for label in dataset.classes)  # MNIST's are "0 - zero" and so on
+    return ImageSet(f"{name} {split}", array("images-idx3")[:, None], array("labels-idx1").long(), classes)
 
 
-def _fashion_mnist(split: str, download: bool = True) -> ImageSet:
-    return _from_torchvision("FashionMNIST", f"fashion_mnist {split}", split, download)
+def _read_idx(path: Path) -> Tensor:
+    """The array in a file of MNIST's format: 0, 0, 8 for uint8, the number of axes, their lengths, the numbers."""
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    if content[:3] != b"\0\0\x08":
+        raise ValueError(f"expected it to begin with 0, 0, 8; got {list(content[:3])}")
+    axes = content[3]
+    shape = struct.unpack_from(f">{axes}I", content, 4)
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape).copy())
 
 
-def _cats(split: str, download: bool = True) -> ImageSet:
-    packed = _folder() / "cifar10_cats.npz"
-    if packed.is_file():
-        images = torch.from_numpy(np.load(packed)[split]).permute(0, 3, 1, 2).contiguous()
-    else:
-        cifar = _from_torchvision("CIFAR10", "cifar10", split, download)
-        images = cifar.images[cifar.labels == CAT]
+def _fetch_idx(dataset: type[Dataset], path: Path) -> Path:
+    """Download a file of MNIST from the first of torchvision's mirrors that has it."""
+    for mirror in dataset.mirrors:
+        try:
+            return fetch(mirror + path.name, path, f"md5:{dict(dataset.resources)[path.name]}", ADVICE)
+        except DownloadError as error:
+            failed = error
+    raise failed
+
+
+def _cats(split: str, may_download: bool = True) -> ImageSet:
+    """CIFAR-10's cats: packed, or out of the whole set."""
+    own, cache = data_folder(), cache_folder()
+    packed = cache / "cifar10_cats.npz"
+    paths = [own / packed.name, packed, own / "cifar-10-batches-py", cache / "torchvision" / "cifar-10-batches-py"]
+    images = _read_or_fetch(paths, partial(_read_cats, split=split), partial(_fetch_cats, packed), may_download)
     return ImageSet(f"cats {split}", images, torch.zeros(len(images), dtype=torch.int64), ("cat",))
+
+
+def _read_cats(path: Path, split: str) -> Tensor:
+    """(N, 3, 32, 32) uint8, from a packed file or the folder of all of CIFAR-10."""
+    from torchvision.datasets import CIFAR10
+
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            images = arrays[split]
+    else:
+        cifar = CIFAR10(path.parent, train=split == "train")
+        images = cifar.data[np.array(cifar.targets) == CAT]
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _fetch_cats(packed: Path) -> Path:
+    """Download CIFAR-10 and keep its cats."""
+    from torchvision.datasets import CIFAR10
+
+    packed.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=".cifar10.") as folder:
+        archive = fetch(CIFAR10.url, Path(folder, CIFAR10.filename), f"md5:{CIFAR10.tgz_md5}", ADVICE)
+        shutil.unpack_archive(archive, folder)
+        whole = Path(folder, CIFAR10.base_folder)
+        cats = {split: _read_cats(whole, split).permute(0, 2, 3, 1).numpy() for split in SPLITS}
+    stream = io.BytesIO()
+    np.savez(stream, **cats)
+    write_atomically(packed, stream.getvalue())
+    return packed
 
 
 _READERS: dict[str, Callable[..., ImageSet]] = {
     "digits": _digits,
-    "mnist": _mnist,
-    "fashion_mnist": _fashion_mnist,
+    "mnist": partial(_mnist, "mnist", "MNIST"),
+    "fashion_mnist": partial(_mnist, "fashion_mnist", "FashionMNIST"),
     "cats": _cats,
 }
 
 
-def _folder() -> Path:
-    """The folder with the user's own copies; one that does not exist where `COURSE_DATA` is not set."""
-    return Path(os.environ.get("COURSE_DATA") or os.devnull)
+def _read_or_fetch(
+    paths: list[Path], read: Callable[[Path], Tensor], fetch_it: Callable[[], Path], may_download: bool
+) -> Tensor:
+    """What the first whole file of those at hand holds, else the one that `fetch_it` brings.
 
-
-def _from_torchvision(
-    kind: str, name: str, split: str, download: bool, classes: tuple[str, ...] | None = None
-) -> ImageSet:
-    """One of torchvision's data sets; FileNotFoundError where it is not at hand and `download` is False."""
-    import torchvision.datasets
-
-    dataset = getattr(torchvision.datasets, kind)
-    cache = cache_folder() / "torchvision"
-    for root in (_folder(), cache):
-        try:
-            return _whole(dataset(root, train=split == "train", download=False), name, classes)
-        except RuntimeError:  # "not found or corrupted"
-            continue
-    advice = f"put it into {cache} yourself, or set COURSE_DATA to a folder that has it in torchvision's layout"
-    if not download:
-        raise FileNotFoundError(f"{name} is not at hand; {advice}")
-    if runtime.is_offline():
-        raise OfflineError(f"cannot download {kind}: COURSE_OFFLINE forbids it; unset it, or {advice}")
+    Raises:
+        FileNotFoundError: there is none, and it must not be downloaded.
+        DownloadError: it could not be downloaded.
+    """
+    damaged = []
+    for path in paths:
+        if path.exists():
+            try:
+                return read(path)
+            except Exception as error:  # a damaged file surfaces in many types of error
+                damaged.append(f"{path} is damaged ({error or type(error).__name__})")
+    if not may_download:
+        raise FileNotFoundError(f"expected one of {', '.join(map(str, paths))}")
     try:
-        return _whole(dataset(cache, train=split == "train", download=True), name, classes)
-    except (OSError, RuntimeError) as error:  # no connection; a wrong hash
-        raise DownloadError(f"cannot download {kind}: {error}; try again, or {advice}") from error
+        found = read(fetch_it())
+    except DownloadError as error:
+        raise type(error)("; ".join([*damaged, str(error)])) from error
+    if damaged:
+        warnings.warn(f"{'; '.join(damaged)}; it was downloaded again", stacklevel=2)
+    return found
 
 
-def _whole(found: Dataset, name: str, classes: tuple[str, ...] | None) -> ImageSet:
-    images = torch.as_tensor(found.data)
-    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return ImageSet(name, images, torch.as_tensor(found.targets).long(), classes or tuple(found.classes))
+# --- images by name
+
+_GATYS = "https://raw.githubusercontent.com/leongatys/PytorchNeuralStyleTransfer/master/Images/"
+_EXAMPLES = "https://raw.githubusercontent.com/pytorch/examples/main/fast_neural_style/images/style-images/"
+_UNSTATED = "scikit-image; no author stated"
+_CC0_TEXTURES = "CC0 Textures, CC0"
+_MIDDLEBURY = "Middlebury 2014 stereo benchmark"
+_STYLES = "PyTorch examples; no licence stated"
+
+# Credits as scikit-image's and scikit-learn's own documentation states them. Only files that lie inside the
+# wheels: skimage.data would download the others.
+_IMAGES = {  # name: content, credit, file in an installed package or address
+    "astronaut": ("Eileen Collins, astronaut", "NASA, public domain", "skimage/data/astronaut.png"),
+    "brick": ("texture: a brick wall", _CC0_TEXTURES, "skimage/data/brick.png"),
+    "camera": ("a man with a camera, grey", "Lav Varshney, CC0", "skimage/data/camera.png"),
+    "cat": ("Chelsea the cat, face", "Stefan van der Walt, CC0", "skimage/data/chelsea.png"),
+    "china": ("a Chinese palace", "danielbuechele, CC BY 2.0", "sklearn/datasets/images/china.jpg"),
+    "coffee": ("a cup of coffee on wood", "Rachel Michetti, CC0", "skimage/data/coffee.png"),
+    "coins": ("Greek coins from Pompeii", "Brooklyn Museum, no known restrictions", "skimage/data/coins.png"),
+    "colorwheel": ("a colour wheel", _UNSTATED, "skimage/data/color.png"),
+    "flower": ("a flower, close up", "vultilion, CC BY 2.0", "sklearn/datasets/images/flower.jpg"),
+    "grass": ("texture: grass", "linolafett, CC0", "skimage/data/grass.png"),
+    "gravel": ("texture: gravel", _CC0_TEXTURES, "skimage/data/gravel.png"),
+    "hubble_deep_field": ("distant galaxies", "NASA, public domain", "skimage/data/hubble_deep_field.jpg"),
+    "immunohistochemistry": ("stained tissue", "CMMI, no known restrictions", "skimage/data/ihc.png"),
+    "logo": ("scikit-image's logo", _UNSTATED, "skimage/data/logo.png"),
+    "motorcycle_left": ("rectified stereo pair, left", _MIDDLEBURY, "skimage/data/motorcycle_left.png"),
+    "motorcycle_right": ("rectified stereo pair, right", _MIDDLEBURY, "skimage/data/motorcycle_right.png"),
+    "page": ("a scanned page, uneven light", _UNSTATED, "skimage/data/page.png"),
+    "retina": ("a human retina", "Mikael Häggström, CC0", "skimage/data/retina.jpg"),
+    "rocket": ("launch of a Falcon 9", "SpaceX, public domain", "skimage/data/rocket.jpg"),
+    "candy": ("style: candy-coloured swirls", _STYLES, _EXAMPLES + "candy.jpg"),
+    "rain_princess": ("style: a walk in the rain", "Leonid Afremov; " + _STYLES, _EXAMPLES + "rain-princess.jpg"),
+    "starry_night": (
+        "style: The Starry Night",
+        "Vincent van Gogh 1889, public domain",
+        _GATYS + "vangogh_starry_night.jpg",
+    ),
+    "tuebingen": ("Tübingen, the Neckar front", "Andreas Praefcke", _GATYS + "Tuebingen_Neckarfront.jpg"),
+}
+_SHA256 = {  # of those that are downloaded
+    "candy": "1af09b2c18a6674b7d88849cb87564dd77e1ce04d1517bb085449b614cc0c8d8",
+    "rain_princess": "edc860681275f663ff23b28ade7436b34bf8ea28ae60be773f3e1c39b938e5d3",
+    "starry_night": "228bebf0dd424ea4f740d8d88a67f2960424c166e638086c1ec529260d2e3832",
+    "tuebingen": "e67d1869f01fd805385c681a80d9ebcf0f70ea4a5fe6127f0606bb1c7f4bf506",
+}
+
+
+def image_names(kind: str | None = None) -> list[str]:
+    """The names that `load_image` knows, sorted: all of them, or one kind, "built-in" or "download".
+
+    Raises:
+        ValueError: another kind.
+    """
+    if kind not in ("built-in", "download", None):
+        raise ValueError(f"expected a kind of built-in, download or None; got {kind!r}")
+    return sorted(name for name in _IMAGES if kind in (None, _kind(name)))
+
+
+def _kind(name: str) -> str:
+    return "download" if name in _SHA256 else "built-in"
+
+
+def describe_images() -> str:
+    """A table to print: each image's name, kind, content and credit."""
+    rows = [(name, _kind(name), *_IMAGES[name]) for name in image_names()]
+    return "\n".join(f"{name:21}{kind:10}{content:34}{credit}" for name, kind, content, credit, _ in rows)
+
+
+def load_image(name: str, size: int | None = None) -> Tensor:
+    """An image by its name, (1, 3, H, W) float32 RGB in [0, 1] on the CPU; downloaded where it must be.
+
+    Args:
+        name: one of `image_names()`.
+        size: the shorter side of the result in pixels; `None` keeps the image's own.
+
+    Raises:
+        ValueError: an unknown name, with the closest ones in the message.
+        DownloadError: the image is neither built in nor cached and could not be fetched.
+    """
+    _, _, file = _find_image(name)
+    if name in _SHA256:
+        return images.load(download(file, _SHA256[name], f"{name}.jpg"), size)
+    package, _, inside = file.partition("/")
+    folder = Path(importlib.util.find_spec(package).origin).parent  # found without importing the package
+    return images.load(folder / inside, size)
+
+
+def _find_image(name: str) -> tuple[str, str, str]:
+    """The table's entry, or an error with the names that come close."""
+    if name in _IMAGES:
+        return _IMAGES[name]
+    close = difflib.get_close_matches(str(name), _IMAGES) or image_names()
+    raise ValueError(f"no image {name!r}; did you mean {', '.join(close)}? datasets.describe_images() lists all")
+
+
+# --- folders and downloads
+
+
+def data_folder() -> Path:
+    """The user's own copies: `COURSE_DATA`; a path at which there is nothing where that is not set."""
+    return Path(os.environ.get("COURSE_DATA") or os.devnull).expanduser()
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `COURSE_CACHE`, else the operating system's cache folder."""
+    return Path(os.environ.get("COURSE_CACHE") or pooch.os_cache("generative-cv-course")).expanduser()
+
+
+def download(url: str, sha256: str, filename: str | None = None) -> Path:
+    """Find a file in the cache, or `fetch` it: a damaged one is fetched again.
+
+    Args:
+        url: http or https.
+        sha256: of the file's content, 64 hexadecimal digits.
+        filename: its path inside `cache_folder()`; by default made of the hash and the address.
+
+    Raises:
+        OfflineError: there is no connection, or `COURSE_OFFLINE` forbids one.
+        DownloadError: the server refused, the transfer broke each time, or the content has another hash.
+        ValueError: hash or address is malformed.
+    """
+    sha256 = sha256.lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"expected a SHA-256 of 64 hexadecimal digits, got {sha256!r}")
+    path = cache_folder() / (filename or f"{sha256[:16]}-{PurePosixPath(urlsplit(url).path).name}")
+    if not _is_whole(path, f"sha256:{sha256}"):
+        fetch(url, path, f"sha256:{sha256}")
+    return path
+
+
+def _is_whole(path: Path, known_hash: str) -> bool:
+    algorithm, _, digest = known_hash.partition(":")
+    return path.is_file() and pooch.file_hash(path, algorithm) == digest
+
+
+def fetch(url: str, path: Path, known_hash: str | None = None, advice: str | None = None) -> Path:
+    """Download a file, with a progress bar, in place of one that may be there already.
+
+    It gets the name `path` only when it is whole, so a cut download leaves nothing behind, and two processes do not
+    disturb each other. A transfer that breaks or stalls is tried three times.
+
+    Args:
+        url: http or https.
+        path: for the file; its folder is created if missing.
+        known_hash: "sha256:…" or "md5:…", where it is known.
+        advice: what else the user can do, for the error's message; by default to put the file at `path`.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OfflineError: there is no connection, or `COURSE_OFFLINE` forbids one.
+        DownloadError: the server refused, the transfer broke each time, or the content has another hash.
+        ValueError: the address is malformed.
+    """
+
+    def failed(reason: str) -> str:
+        return f"cannot download {url}: {reason}, or {advice or f'put the file at {path} yourself'}"
+
+    if runtime.is_offline():
+        raise OfflineError(failed("COURSE_OFFLINE forbids it; unset it"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    get = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=TIMEOUT)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder, path.name)
+        for attempts_left in (2, 1, 0):
+            try:
+                get(url, part, None)
+                break
+            except ValueError:  # requests' word on a malformed address
+                raise
+            except requests.RequestException as error:
+                # requests has one type for "no connection" and for a stall later; only the first has a reason inside.
+                if isinstance(error, requests.ConnectionError) and hasattr(error.args[0], "reason"):
+                    raise OfflineError(failed(f"no connection ({error}); check it")) from error
+                refused = error.response is not None and error.response.status_code < 500
+                if refused or not attempts_left:
+                    raise DownloadError(failed(f"{error}; try again later")) from error
+        if known_hash and not _is_whole(part, known_hash):
+            got = pooch.file_hash(part, known_hash.partition(":")[0])
+            raise DownloadError(failed(f"expected {known_hash} but got {got}; try again later"))
+        os.replace(part, path)
+    return path
