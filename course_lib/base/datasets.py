@@ -71,10 +71,11 @@ class ImageSet(Dataset):
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != torch.uint8 or len(self.images) == 0:
-            raise ValueError(f"expected images (N, C, H, W) uint8, got {tuple(self.images.shape)} {self.images.dtype}")
-        if self.labels.shape != (len(self.images),) or self.labels.dtype != torch.int64:
-            raise ValueError(f"expected {len(self.images)} labels int64, got {tuple(self.labels.shape)}")
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or images.dtype != torch.uint8 or len(images) == 0:
+            raise ValueError(f"expected images (N, C, H, W) torch.uint8, got {tuple(images.shape)} {images.dtype}")
+        if labels.shape != (len(images),) or labels.dtype != torch.int64:
+            raise ValueError(f"expected {len(images)} labels torch.int64, got {tuple(labels.shape)} {labels.dtype}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -280,11 +281,7 @@ _IMAGES = {  # name: content, credit, file in an installed package or address
     "rocket": ("launch of a Falcon 9", "SpaceX, public domain", "skimage/data/rocket.jpg"),
     "candy": ("style: candy-coloured swirls", _STYLES, _EXAMPLES + "candy.jpg"),
     "rain_princess": ("style: a walk in the rain", "Leonid Afremov; " + _STYLES, _EXAMPLES + "rain-princess.jpg"),
-    "starry_night": (
-        "style: The Starry Night",
-        "Vincent van Gogh 1889, public domain",
-        _GATYS + "vangogh_starry_night.jpg",
-    ),
+    "starry_night": ("style: The Starry Night", "Van Gogh 1889, public domain", _GATYS + "vangogh_starry_night.jpg"),
     "tuebingen": ("Tübingen, the Neckar front", "Andreas Praefcke", _GATYS + "Tuebingen_Neckarfront.jpg"),
 }
 _SHA256 = {  # of those that are downloaded
@@ -357,7 +354,7 @@ def cache_folder() -> Path:
 
 
 def download(url: str, sha256: str, filename: str | None = None) -> Path:
-    """Find a file in the cache, or `fetch` it: a damaged one is fetched again.
+    """A file of the cache, fetched where it is missing or damaged.
 
     Args:
         url: http or https.
@@ -373,18 +370,16 @@ def download(url: str, sha256: str, filename: str | None = None) -> Path:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"expected a SHA-256 of 64 hexadecimal digits, got {sha256!r}")
     path = cache_folder() / (filename or f"{sha256[:16]}-{PurePosixPath(urlsplit(url).path).name}")
-    if not _is_whole(path, f"sha256:{sha256}"):
-        fetch(url, path, f"sha256:{sha256}")
-    return path
+    return fetch(url, path, f"sha256:{sha256}")
 
 
 def _is_whole(path: Path, known_hash: str) -> bool:
     algorithm, _, digest = known_hash.partition(":")
-    return path.is_file() and pooch.file_hash(path, algorithm) == digest
+    return path.is_file() and pooch.file_hash(path, algorithm).startswith(digest)
 
 
 def fetch(url: str, path: Path, known_hash: str | None = None, advice: str | None = None) -> Path:
-    """Download a file, with a progress bar, in place of one that may be there already.
+    """Download a file, with a progress bar, unless the one that is there has the known hash.
 
     It gets the name `path` only when it is whole, so a cut download leaves nothing behind, and two processes do not
     disturb each other. A transfer that breaks or stalls is tried three times.
@@ -392,7 +387,7 @@ def fetch(url: str, path: Path, known_hash: str | None = None, advice: str | Non
     Args:
         url: http or https.
         path: for the file; its folder is created if missing.
-        known_hash: "sha256:…" or "md5:…", where it is known.
+        known_hash: "sha256:…" or "md5:…", or how it begins; without it the file is downloaded in any case.
         advice: what else the user can do, for the error's message; by default to put the file at `path`.
 
     Returns:
@@ -403,9 +398,12 @@ def fetch(url: str, path: Path, known_hash: str | None = None, advice: str | Non
         DownloadError: the server refused, the transfer broke each time, or the content has another hash.
         ValueError: the address is malformed.
     """
+    if known_hash and _is_whole(path, known_hash):
+        return path
 
     def failed(reason: str) -> str:
-        return f"cannot download {url}: {reason}, or {advice or f'put the file at {path} yourself'}"
+        damaged = f"{path} is damaged; " if path.exists() else ""
+        return f"{damaged}cannot download {url}: {reason}, or {advice or f'put the file at {path} yourself'}"
 
     if runtime.is_offline():
         raise OfflineError(failed("COURSE_OFFLINE forbids it; unset it"))

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 import course_lib
-from course_lib.base import checkpoints, runtime
-from course_lib.base.datasets import DownloadError, OfflineError
+from course_lib.base import checkpoints, datasets, runtime
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class Entry:
     """How to make a network.
 
     Attributes:
-        build: gives the module; of a shipped network before training, else with its weights from torch.hub's cache.
+        build: gives the module: one that ships, untrained; one of others, with its weights from torch.hub's cache.
         licence: of the weights.
-        url: where torch.hub finds the weights; None: they ship with the course.
+        url: of the weights of others, as torch.hub knows it; None for a network that ships with the course.
     """
 
     build: Callable[..., nn.Module]
@@ -42,15 +41,17 @@ def register(name: str, build: Callable[..., nn.Module], *, licence: str = "MIT"
     """Make a network known.
 
     Args:
-        name: of its checkpoint, if it ships.
-        build, licence, url: see `Entry`.
+        name: for `load`; of a network that ships, also of its file.
+        build: see `Entry`, as for the other two.
+        licence: of the weights.
+        url: of the weights of others.
     """
     _ENTRIES[name] = Entry(build, licence, url)
 
 
 def names() -> list[str]:
     """The names of all networks, sorted."""
-    # Topics register when they are imported, so all of them are; only a name that is not known yet needs it.
+    # Topics register their networks when they are imported. So all of them are imported here.
     topics = (module.name for module in pkgutil.iter_modules(course_lib.__path__))
     for module in ("base.classifier", "base.features", *topics):
         importlib.import_module(f"course_lib.{module}")
@@ -61,7 +62,7 @@ def entry(name: str) -> Entry:
     """What was registered under a name.
 
     Raises:
-        ValueError: nothing; the message lists what is known.
+        ValueError: an unknown name; the message lists the known ones.
     """
     if name not in _ENTRIES and name not in names():
         raise ValueError(f"expected a network of {', '.join(names())}; got {name!r}")
@@ -85,7 +86,9 @@ def build(name: str, **options: object) -> nn.Module:
 
 
 def load(name: str, device: torch.device | str | None = None, **options: object) -> nn.Module:
-    """A trained network for use rather than training: on the device, in evaluation mode, frozen.
+    """A trained network, ready for use: on the device, in evaluation mode, frozen.
+
+    A damaged file in torch.hub's cache is downloaded again.
 
     Args:
         name: see `names`.
@@ -95,26 +98,17 @@ def load(name: str, device: torch.device | str | None = None, **options: object)
     Raises:
         ValueError: an unknown name.
         FileNotFoundError: the file of a shipped network is missing.
-        CheckpointError: a file is damaged, or does not fit.
-        OfflineError: the weights are not cached, and `COURSE_OFFLINE` forbids a download.
+        CheckpointError: the file of a shipped network is damaged, or does not fit.
+        OfflineError: others' weights are not in torch.hub's cache, or damaged there, and there is no connection or
+            `COURSE_OFFLINE` forbids one.
         DownloadError: they could not be downloaded.
     """
     found = entry(name)
-    network = found.build(**options) if found.url is None else _from_hub(name, found, options)
     if found.url is None:
+        network = found.build(**options)
         checkpoints.restore(network, name)
+    else:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(found.url).name
+        datasets.fetch(found.url, path, f"sha256:{path.stem.rpartition('-')[2]}")  # the name ends with the hash
+        network = found.build(**options)
     return network.to(device or runtime.device()).eval().requires_grad_(False)
-
-
-def _from_hub(name: str, found: Entry, options: dict[str, object]) -> nn.Module:
-    """Build with weights from torch.hub's cache, downloaded where missing; the file's name holds their hash."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(found.url).name
-    cached = path.exists()
-    if runtime.is_offline() and not cached:
-        raise OfflineError(f"{name} is not cached as {path}, and COURSE_OFFLINE forbids a download")
-    try:
-        return found.build(**options)
-    except Exception as error:  # URLError, a connection cut short, another hash; a damaged file, in many types
-        if cached:
-            raise checkpoints.CheckpointError(f"{path} is damaged ({error}); delete it and try again") from error
-        raise DownloadError(f"{name} could not be downloaded from {found.url}: {error}") from error
