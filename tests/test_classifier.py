@@ -68,7 +68,7 @@ def test_equals_the_formula(size):
     torch.testing.assert_close(judge(x), features @ weights[8].T + weights[9])
 
 
-def test_a_image_is_judged_alone():
+def test_an_image_is_judged_alone():
     """The company in the batch changes nothing, and in eval mode nothing is random."""
     judge, x = network(28), images(28)
     torch.testing.assert_close(torch.cat([judge(part) for part in x.split(1)]), judge(x))
@@ -84,6 +84,16 @@ def test_calibrate_changes_the_unit_and_nothing_else():
     assert after.var(dim=0).mean().item() == pytest.approx(1)
     torch.testing.assert_close(after * judge.scale, before)
     torch.testing.assert_close(judge(x), logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_images_of_every_floating_dtype_are_judged(dtype):
+    """In the network's dtype, with a gradient in that of the images."""
+    judge, x = network().float(), images().to(dtype).requires_grad_()
+    logits = judge(x)
+    torch.testing.assert_close(logits, judge(x.detach().float()), rtol=0, atol=0)
+    logits.sum().backward()
+    assert x.grad.dtype == dtype and x.grad.abs().sum() > 0
 
 
 @shipped
@@ -139,8 +149,9 @@ def test_refuses_what_it_cannot_judge():
         judge(images(8, 3))
     with pytest.raises(ValueError, match=r"got \(1, 8, 8\)"):
         judge(images()[0])
-    with pytest.raises(TypeError, match=r"floats in \[0, 1\]; got torch.uint8"):
-        judge((255 * images()).byte())
+    for bad, name in (((255 * images()).byte(), "torch.uint8"), (images().numpy(), "ndarray")):
+        with pytest.raises(TypeError, match=f"floating-point.*got {name}"):
+            judge(bad)
     for channels, size, classes in ((0, 8, 10), (1, 3, 10), (1, 33, 10), (1, 8, 0)):
         with pytest.raises(ValueError, match=f"size 4 … 32; got {channels}, {classes} and {size}"):
             Classifier(channels, size, classes)

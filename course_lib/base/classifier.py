@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.base import zoo
+from course_lib.base.images import check_batch
 
 WIDTHS = (32, 64, 96)  # channels of the three convolutions
 FEATURES = 64  # D: few, because the bias of the Fréchet distance of n images grows as D/n
@@ -57,19 +58,21 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """What the hidden layer sees in images (B, channels, size, size) in [0, 1].
 
+        Args:
+            images: of any floating dtype; the network works in its own.
+
         Returns:
             (B, 64), in units in which the training images' features have the variance 1 on average.
 
         Raises:
             ValueError: images of another shape.
-            TypeError: images that are no floats.
+            TypeError: images that are no tensor of floats.
         """
+        check_batch(images)
         C, H, W = self.channels, self.size, self.size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (C, H, W):
+        if images.shape[1:] != (C, H, W):
             raise ValueError(f"this classifier sees images (B, {C}, {H}, {W}); got {tuple(images.shape)}")
-        if not images.is_floating_point():
-            raise TypeError(f"expected images as floats in [0, 1]; got {images.dtype}")
-        return self.hidden(self.convolutions(2 * images - 1)) / self.scale
+        return self.hidden(self.convolutions(2 * images.to(self.scale.dtype) - 1)) / self.scale
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, channels, size, size) in [0, 1]; errors as in `features`."""

@@ -1,19 +1,21 @@
 """Perceptual features: a VGG network behind one interface, `extract(image, layers) -> {layer: features}`.
 
-Two sets of weights fit it. `load("vgg19")` is torchvision's VGG-19 trained on ImageNet (Simonyan & Zisserman
-2015), the network of the style-transfer paper, a download of about 550 MB. `load("embedded")` is a narrow VGG that
-ships with the course: `recipes/features.py` trained it to reproduce the features of ImageNet networks.
+Two sets of weights fit it. `zoo.load("vgg19")` is torchvision's VGG-19 trained on ImageNet (Simonyan & Zisserman
+2015), the network of the style-transfer paper, a download of about 550 MB. `zoo.load("features")` is a narrow VGG
+that ships with the course: `recipes/features.py` trained it to reproduce the features of ImageNet networks.
 
 Layers carry the paper's names: `relu3_1` is the first rectified convolution of the third block.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.base import datasets, zoo
+from course_lib.base.images import check_batch
 
 # Convolutions of each block, by their number of output channels; the blocks are joined by 2×2 pooling.
 VGG19_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512), (512, 512, 512, 512))
@@ -58,7 +60,7 @@ class VGG(nn.Module):
         """The features of an image at some layers; nothing beyond the deepest of them is computed.
 
         Args:
-            image: (B, 3, H, W), RGB in [0, 1].
+            image: (B, 3, H, W), RGB in [0, 1], of any floating dtype; the network works in its own.
             layers: names such as `relu3_1`; see `self.layers`.
 
         Returns:
@@ -67,12 +69,13 @@ class VGG(nn.Module):
 
         Raises:
             ValueError: an unknown layer, a tensor that is not (B, 3, H, W), or an image too small for the pooling.
+            TypeError: an image that is no tensor of floats.
         """
         wanted = list(layers)
         self._check(image, wanted)
         found: dict[str, Tensor] = {}
-        # Channels last in memory is the layout in which CPU and GPU kernels for convolutions run fastest.
-        x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        # In this memory format convolutions run fastest, on CPU and GPU.
+        x = ((image.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         block = "1"
         for key, convolution in self.convolutions.items():
             if len(found) == len(set(wanted)):
@@ -88,7 +91,8 @@ class VGG(nn.Module):
         unknown = [layer for layer in wanted if layer not in self.layers]
         if unknown or not wanted:
             raise ValueError(f"{self.name} has the layers {', '.join(self.layers)}; asked for {unknown or 'none'}")
-        if image.ndim != 4 or image.shape[1] != 3:
+        check_batch(image)
+        if image.shape[1] != 3:
             raise ValueError(f"image must be (B, 3, H, W), got {tuple(image.shape)}")
         smallest = 2 ** (max(int(layer[4]) for layer in wanted) - 1)
         if min(image.shape[-2:]) < smallest:
@@ -106,7 +110,7 @@ def normalise(network: VGG, calibration: Sequence[Tensor]) -> VGG:
     Gatys et al. 2016, section 2: a ReLU network without normalisation layers keeps its function when a filter is
     multiplied by s > 0 and the next layer's weights for it are divided by s. The losses of different layers, and
     of different networks, then have comparable sizes. Departure: a filter that fires less than 1/20 of its layer's
-    mean is scaled as if it reached that, lest the rarest filters outweigh all others.
+    mean is scaled as if it reached that, so that the rarest filters do not outweigh all others.
 
     Args:
         network: is changed in place, and returned.
@@ -146,12 +150,8 @@ def _vgg19(pooling: str = "average") -> VGG:
     return normalise(network, [datasets.load_image(name, size=224) for name in CALIBRATION])
 
 
-def _embedded(pooling: str = "average") -> VGG:
-    """The small network. It learned its normalised teachers' features on their scale, and is not normalised again."""
-    return VGG(EMBEDDED_WIDTHS, pooling, name="embedded VGG")
-
-
-zoo.register("features", _embedded)
+# The small network learned its normalised teachers' features on their scale, and is not normalised again.
+zoo.register("features", partial(VGG, EMBEDDED_WIDTHS, name="embedded VGG"))
 zoo.register("vgg19", _vgg19, licence="BSD-3-Clause", url=VGG19_URL)
 
 
