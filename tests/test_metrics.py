@@ -1,12 +1,13 @@
-"""base/metrics.py, base/metrics.py and base/scores.py against torchmetrics, closed forms, slow loops and laws."""
+"""base/metrics.py against torchmetrics, scipy, closed forms, slow loops and laws."""
 
 import json
 import math
 import os
 
 import pytest
+import scipy.stats
 import torch
-from conftest import normal
+from conftest import normal, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -234,12 +235,12 @@ def test_precision_recall_in_chunks(monkeypatch):
 # --- intervals ---
 
 
-def test_share_is_wilsons_interval():
+def test_proportion_has_wilsons_interval():
     """Against the equation it solves, |p̂ − p| = z √(p(1 − p)/n) at both ends."""
     found = proportion(torch.arange(50) < 41)
     assert (found.value, found.n) == (0.82, 50)
     for bound in (found.low, found.high):
-        assert abs(found.value - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / 50))
+        assert abs(found.value - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / 50), rel=1e-6)
     for hits, bounds in ((torch.ones(20), (0.8389, 1)), (torch.zeros(20), (0, 0.1611))):
         found = proportion(hits.bool())
         assert (found.low, found.high) == pytest.approx(bounds, abs=1e-4) and found.low <= found.value <= found.high
@@ -249,6 +250,21 @@ def test_basic_interval_reflects_the_repeats():
     repeats = torch.linspace(10, 20, 401)
     found = interval(12.0, repeats, 7)
     assert (found.value, found.low, found.high, found.n) == pytest.approx((12, 24 - 19.75, 24 - 10.25, 7))
+
+
+def test_bootstrap_equals_scipys():
+    """Of a skewed number, with enough resamples for two draws to agree."""
+    x, y = normal(60, seed=3).exp(), normal(40, seed=4).exp()
+    found = bootstrap(lambda x, y: float(x.mean() / y.mean()), x, y, repeats=4000)
+    expected = scipy.stats.bootstrap(
+        (x.numpy(), y.numpy()),
+        lambda x, y, axis: x.mean(axis) / y.mean(axis),
+        n_resamples=4000,
+        method="basic",
+        random_state=0,
+    ).confidence_interval
+    width = expected.high - expected.low
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.05 * width)
 
 
 def test_bootstrap_of_a_mean_is_its_standard_error():
@@ -323,7 +339,6 @@ def test_frechet_score_is_the_bootstrap_at_or_above_0():
 def test_a_score_is_read_and_written():
     score = Score(12.3456, 11.0, 13.9, 2000)
     assert str(score) == "12.3 [11, 13.9], n = 2,000" and float(score) == 12.3456
-    assert metrics.Score is Score and metrics.bootstrap is bootstrap and metrics.proportion is proportion
 
 
 # --- memorisation ---
@@ -420,6 +435,42 @@ def test_real_mnist_meets_its_floor():
     assert scores["copied"].value == 1
 
 
+# --- dtypes ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["digits", "cats"])
+def test_images_of_every_floating_dtype_are_looked_at(name, dtype):
+    images = uniform(12, *((1, 8, 8) if name == "digits" else (3, 32, 32))).to(dtype)
+    extract = metrics.extractor(name)
+    torch.testing.assert_close(extract(images), extract(images.float()))
+
+
+def test_evaluate_takes_float64_and_its_least_number_of_images_gives_intervals():
+    images = datasets.load("digits", "test")[:10][0]
+    scores = metrics.evaluate(images.double(), "digits", repeats=20)
+    for name, score in scores.items():
+        assert all(math.isfinite(x) for x in (score.value, score.low, score.high)) and score.low <= score.high, name
+        assert str(score) == str(metrics.evaluate(images, "digits", repeats=20)[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_memorisation_of_mixed_dtypes(dtype):
+    """A float64 image among float32 ones; and halves, whose squared lengths would overflow or be rounded."""
+    training, held_out, fake = (100 * uniform(n, 1, 16, 16, seed=n).to(dtype) for n in (30, 20, 10))
+    found = metrics.memorisation(training.float(), held_out, fake)
+    expected = metrics.memorisation(training.double(), held_out.double(), fake.double())
+    assert torch.equal(found.nearest, expected.nearest)
+    torch.testing.assert_close(found.distances, expected.distances, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("n", [10, 12])
+def test_kernel_score_of_few_images_has_an_interval(n):
+    """The truth is 0; at least most of the intervals hold it."""
+    scores = [kernel_score(normal(n, 4, seed=2 * s), normal(n, 4, seed=2 * s + 1)) for s in range(40)]
+    assert sum(score.low <= 0 <= score.high for score in scores) >= 36
+
+
 # --- bad input ---
 
 
@@ -440,8 +491,13 @@ def test_bad_features_are_refused(function):
 
 def test_other_bad_input_is_refused():
     good = normal(10, 3)
-    with pytest.raises(TypeError, match="expected floats; got real: torch.float64, fake: torch.int64"):
+    with pytest.raises(TypeError, match="floats; got real: torch.float64, fake: torch.int64"):
         frechet_distance(good, good.long())
+    with pytest.raises(TypeError, match="floats; got real: torch.float64, fake: ndarray"):
+        kernel_distance(good, good.numpy())
+    for n in (2, 4, 9):
+        with pytest.raises(ValueError, match="10 images or more"):
+            kernel_score(normal(20, 3), normal(n, 3))
     with pytest.raises(TypeError, match="fake: torch.uint8"):
         metrics.memorisation(good, good, good.byte())
     with pytest.raises(ValueError, match="k ≥ 1 neighbours; got 0"):
@@ -456,7 +512,7 @@ def test_other_bad_input_is_refused():
         bootstrap(lambda x: 0.0, good, repeats=1)
     with pytest.raises(ValueError, match=r"got \[\] and 100"):
         bootstrap(lambda: 0.0)
-    for bad in (torch.ones(3), torch.ones(2, 2).bool(), torch.ones(0).bool()):
+    for bad in (torch.ones(3), torch.ones(2, 2).bool(), torch.ones(0).bool(), torch.ones(3).bool().numpy()):
         with pytest.raises(ValueError, match=r"booleans \(N,\)"):
             proportion(bad)
     with pytest.raises(ValueError, match=r"one shape.*\(10, 3\).*\(10, 4\)"):
@@ -478,13 +534,14 @@ def test_bad_images_are_refused():
         extract(2 * images - 1)
     with pytest.raises(ValueError, match=r"\[0, 1\]; got nan"):
         extract(images.log().clamp_min(0) * torch.inf)
-    with pytest.raises(ValueError, match=r"as floats; got \(8, 1, 8, 8\) torch.uint8"):
-        extract(images.byte())
+    for bad in (images.byte(), images.numpy()):
+        with pytest.raises(TypeError, match=r"floating-point.*got (torch.uint8|ndarray)"):
+            extract(bad)
     with pytest.raises(ValueError, match=r"images \(B, 1, 8, 8\); got \(8, 3, 8, 8\)"):
         extract(images.expand(-1, 3, -1, -1))
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
         metrics.extractor("cats")(images)
     with pytest.raises(ValueError, match=r"a label for each of 8 digits; got \(7,\)"):
         metrics.evaluate(images, "digits", labels=torch.zeros(7, dtype=torch.int64))
-    with pytest.raises(ValueError, match="4 images or more"):
-        metrics.evaluate(images[:3], "digits")
+    with pytest.raises(ValueError, match="10 images or more"):
+        metrics.evaluate(uniform(9, 1, 8, 8), "digits")
