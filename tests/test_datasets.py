@@ -277,7 +277,7 @@ def test_bad_arguments():
         with pytest.raises(ValueError, match="expected images"):
             ImageSet("x", bad, labels[: len(bad)], ("a",))
     for bad in (labels.float(), labels[:1]):
-        with pytest.raises(ValueError, match="expected 2 labels int64"):
+        with pytest.raises(ValueError, match="expected 2 labels torch.int64"):
             ImageSet("x", images, bad, ("a",))
 
 

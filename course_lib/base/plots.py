@@ -99,7 +99,9 @@ def curves(
 
     Args:
         lines: name → y values, or name → (x values, y values).
-        xlabel, ylabel, title: with units where there are any.
+        xlabel: with its unit, where there is one.
+        ylabel: with its unit, where there is one.
+        title: of the plot.
         log: whether the y axis is logarithmic.
         size: of the figure, (width, height) in inches.
     """

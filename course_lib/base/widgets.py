@@ -49,14 +49,14 @@ def _values(controls: dict[str, widgets.Widget]) -> dict[str, object]:
 
 
 def live(draw: Callable[[Loop], Figure], n: int) -> Callable[[Loop], None]:
-    """A hook for `training.Loop` that shows `draw(loop)` after every n steps, each figure in place of the last one.
+    """A hook for `loop.Loop` that shows `draw(loop)` after every n steps, each figure in place of the last one.
 
     As in `explore`, the figure is an ordinary output of the cell: the last one stays, on a static page too. Its
     drawing counts as training time (about 0.1 s for a small figure), so choose n for a drawing every second or two.
 
     Args:
         draw: takes the loop, and returns a figure of its `history`, or of samples from what it trains. It may use
-            torch's random numbers freely: `training.every` keeps them apart from the training's.
+            torch's random numbers freely: `loop.every` keeps them apart from the training's.
         n: steps between two figures.
     """
     image, cell = None, None
