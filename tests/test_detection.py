@@ -507,7 +507,7 @@ def test_cells_regress_offset_and_size():
 def test_network_gives_maps_of_a_quarter_of_the_size(device):
     for detector in (tiny(), detection.Detector(2), detection.Detector(1, detection.PerceptualBackbone())):
         detector = detector.to(device).eval()
-        side = detector.coarsest
+        side = detector.divisor
         images = torch.rand(2, 3, side, 2 * side, device=device)
         predicted = detector(images)
         assert predicted.heatmap.shape == (2, detector.classes, side // 4, side // 2)

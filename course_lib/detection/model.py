@@ -19,12 +19,12 @@ import torchvision.models.detection as models
 from torch import Tensor, nn
 
 from course_lib import scenes
-from course_lib.base import datasets, runtime, zoo
+from course_lib.base import zoo
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG
+from course_lib.base.pyramid import STRIDE, FeaturePyramid, Residual, SmallBackbone
 from course_lib.detection.boxes import clip, nms
 from course_lib.detection.coco import Objects
 
-STRIDE = 4  # pixels a cell
 RARE = 0.1  # what an untrained network answers to "is there a centre here?" (Lin et al. 2017, section 4.1)
 LARGEST = 6.0  # logarithm of the largest side in cells, lest a wild guess overflow
 
@@ -59,50 +59,6 @@ def to_boxes(regressed: Tensor, stride: int = STRIDE) -> Tensor:
     return torch.cat([centre - half, centre + half], 1)
 
 
-class Residual(nn.Module):
-    """Two 3×3 convolutions with BatchNorm beside a shortcut (He et al. 2016, figure 2); a stride halves the size."""
-
-    def __init__(self, channels: int, out: int, stride: int = 1) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(out, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
-        )
-        same = channels == out and stride == 1
-        shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-        self.shortcut = nn.Identity() if same else shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) → (B, out, H/stride, W/stride)."""
-        return F.relu(self.body(x) + self.shortcut(x))
-
-
-class SmallBackbone(nn.Module):
-    """Residual blocks at strides 4, 8, 16 and so on, for training from scratch in a minute.
-
-    Args:
-        widths: channels of the stem (stride 2) and of every level after it.
-    """
-
-    def __init__(self, widths: Sequence[int] = (32, 64, 64, 96)) -> None:
-        super().__init__()
-        self.widths = tuple(widths[1:])
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
-        )
-        self.levels = nn.ModuleList(nn.Sequential(Residual(a, b, 2), Residual(b, b)) for a, b in pairwise(widths))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Features (B, C, H/stride, W/stride) at every level, of images (B, 3, H, W) in [0, 1]."""
-        x, found = self.stem(2 * images - 1), []
-        for level in self.levels:
-            found.append(x := level(x))
-        return found
-
-
 class PerceptualBackbone(nn.Module):
     """The embedded perceptual network of `base.features` up to relu4_1, and two levels of blocks on top of it.
 
@@ -135,27 +91,20 @@ class PerceptualBackbone(nn.Module):
         return self
 
 
-class Detector(nn.Module):
-    """Backbone, a top-down pyramid that brings wide views to fine cells, and a head.
+class Detector(FeaturePyramid):
+    """A feature pyramid and a head that says at once what has its centre in a cell, and which box it has.
 
     Args:
         classes: K, how many kinds of objects.
-        backbone: a module with `widths` that gives features at strides 4, 8, 16 and so on.
+        backbone: a module with `widths` that gives features at strides 4, 8, 16 and so on; None: `SmallBackbone()`.
         width: channels of the pyramid.
     """
 
     def __init__(self, classes: int, backbone: nn.Module | None = None, width: int = 64) -> None:
-        super().__init__()
         if classes < 1:
             raise ValueError(f"expected one class or more, got {classes}")
-        self.classes, self.width = classes, width
-        self.backbone = SmallBackbone() if backbone is None else backbone
-        self.coarsest = STRIDE * 2 ** (len(self.backbone.widths) - 1)
-        self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
-            for channels in self.backbone.widths
-        )
-        self.smooth = nn.ModuleList(Residual(width, width) for _ in self.backbone.widths)
+        super().__init__(SmallBackbone() if backbone is None else backbone, width)
+        self.classes = classes
         self.head = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
@@ -169,22 +118,16 @@ class Detector(nn.Module):
         """(B, width, H/4, W/4) for heads to read, of images (B, 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: another shape, or sides that the coarsest level's stride does not divide.
+            ValueError: another shape, or sides that `divisor` does not divide.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or any(side % self.coarsest for side in images.shape[2:]):
-            raise ValueError(
-                f"expected images (B, 3, H, W) with H and W multiples of {self.coarsest}, got {tuple(images.shape)}"
-            )
-        # Channels last in memory is the layout in which convolutions run fastest.
-        levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        x = None
-        for features, lateral, smooth in reversed(list(zip(levels, self.lateral, self.smooth, strict=True))):
-            own = lateral(features)
-            x = smooth(F.relu(own if x is None else own + F.interpolate(x, scale_factor=2, mode="nearest")))
-        return x
+        return self.up(self.backbone(self.prepared(images)))
 
     def forward(self, images: Tensor) -> Prediction:
-        """What lies where in images (B, 3, H, W) in [0, 1]. Errors: as for `features`."""
+        """What lies where in images (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: another shape, or sides that `divisor` does not divide.
+        """
         heatmap, regressed = self.last(self.head(self.features(images))).float().split([self.classes, 4], 1)
         return Prediction(heatmap, to_boxes(regressed))
 
@@ -245,7 +188,7 @@ def detect(detector: Detector, images: Tensor, batch_size: int = 64, **settings:
     H, W = images.shape[-2:]
     found = []
     for part in images.split(batch_size):
-        filled = F.pad(part.to(weight), (0, -W % detector.coarsest, 0, -H % detector.coarsest), value=0.5)
+        filled = F.pad(part.to(weight), (0, -W % detector.divisor, 0, -H % detector.divisor), value=0.5)
         for each in objects(detector(filled), **settings):
             found.append(Objects(clip(each.shapes, (H, W)), each.labels, each.scores).to(images.device))
     return found
