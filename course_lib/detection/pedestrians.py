@@ -1,13 +1,16 @@
 """Real images with people in them: the Penn-Fudan pedestrians (Wang et al. 2007), 170 photographs, 423 people.
 
 Read from the folder `pennfudan` in `COURSE_DATA`, else downloaded once from the authors into the course's cache. The
-authors publish no checksum; the archive's own are checked, and the numbers of images and people.
+authors publish no checksum: the archive's own are checked, and the numbers of images, masks and people. The folder
+appears in the cache when all of it is right, so a download that is cut short is never taken for the whole.
 """
 
 import os
 import re
+import struct
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +34,7 @@ NAMES = (*(f"FudanPed{n:05d}" for n in range(1, 75)), *(f"PennPed{n:05d}" for n 
 # The last fifth of either city: neighbouring numbers show the same street, perhaps the same people, and stay together.
 HELD_OUT = (*NAMES[59:74], *NAMES[150:])
 PEOPLE = 423
+ATTEMPTS = 2  # a damaged archive is fetched once more
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,10 @@ class Photograph:
     """A street with the people who walk there. (Some who are small or much hidden are not marked, the authors say.)
 
     Attributes:
-        name: of the file. image: (3, H, W) float32 in [0, 1].
-        boxes: (N, 4) float32 xyxy in pixels, tight around the masks. masks: (N, H, W) bool.
+        name: of the file.
+        image: (3, H, W) float32 in [0, 1].
+        boxes: (N, 4) float32 xyxy in pixels, tight around the masks.
+        masks: (N, H, W) bool.
     """
 
     name: str
@@ -54,20 +60,23 @@ class Photograph:
         return Objects(self.boxes, labels, areas=self.masks.flatten(1).sum(1).float())
 
     def resized(self, shorter: int) -> "Photograph":
-        """The same with a shorter side of so many pixels."""
+        """The same with a shorter side of so many pixels, without people of whom no pixel is left."""
         _, H, W = self.image.shape
         image = images.resize(self.image[None], shorter)[0]
         h, w = image.shape[1:]
         masks = F.interpolate(self.masks[:, None].float(), (h, w), mode="area")[:, 0] >= 0.5
-        return Photograph(self.name, image, self.boxes * torch.tensor([w / W, h / H, w / W, h / H]), masks)
+        boxes, seen = self.boxes * torch.tensor([w / W, h / H, w / W, h / H]), masks.any(-1).any(-1)
+        return Photograph(self.name, image, boxes[seen], masks[seen])
 
 
 def load_pedestrians(split: str = "train") -> list[Photograph]:
     """135 photographs to learn from or 35 to be judged by, the last fifth of those from either city.
 
     Raises:
-        ValueError: another split, or a download with another number of images.
-        OfflineError: they are not at hand, and `COURSE_OFFLINE` forbids a download. DownloadError: it failed.
+        ValueError: another split.
+        OfflineError: they are not at hand, and `COURSE_OFFLINE` forbids a download.
+        DownloadError: the download failed, or is damaged the second time too.
+        FileNotFoundError: an image or a mask is missing in a folder of your own.
     """
     if split not in SPLITS:
         raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
@@ -78,7 +87,7 @@ def load_pedestrians(split: str = "train") -> list[Photograph]:
 
 def _folder() -> Path:
     """Where the images are, downloaded if they must be."""
-    own = Path(os.environ.get("COURSE_DATA") or os.devnull) / "pennfudan"
+    own = Path(os.environ.get("COURSE_DATA") or os.devnull).expanduser() / "pennfudan"
     if own.is_dir():
         return own
     folder = datasets.cache_folder() / "PennFudanPed"
@@ -87,39 +96,55 @@ def _folder() -> Path:
     advice = f"put the unpacked archive at {folder} yourself, or set COURSE_DATA to a folder that has it as pennfudan/"
     if runtime.is_offline():
         raise datasets.OfflineError(f"cannot download {URL}: COURSE_OFFLINE forbids it; unset it, or {advice}")
-    try:
-        archive = pooch.retrieve(URL, None, "PennFudanPed.zip", datasets.cache_folder(), progressbar=True)
-    except (OSError, requests.RequestException) as error:
-        raise datasets.DownloadError(f"cannot download {URL}: {error}; try again later, or {advice}") from error
-    unpack(Path(archive), folder)
+    for attempt in range(ATTEMPTS):
+        try:
+            _download(folder)
+        except (OSError, requests.RequestException, DamagedError) as error:
+            if attempt == ATTEMPTS - 1:
+                raise datasets.DownloadError(f"cannot download {URL}: {error}; try again later, or {advice}") from error
+        else:
+            break
     return folder
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the authors' archive to the folder, which appears only if all is there.
-
-    Raises:
-        ValueError: a damaged archive, or one with another number of images, masks or people.
-    """
+def _download(folder: Path) -> None:
+    """Fetch and unpack in a folder of this process's own; what is whole becomes `folder`, all else is deleted."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.part") as partial:
+        unpacked = unpack(Path(pooch.retrieve(URL, None, "archive.zip", partial, progressbar=True)), Path(partial))
         try:
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(partial)  # which checks the archive's own checksums
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{archive} is damaged ({error}); delete it and try again") from error
-        inside = Path(partial, "PennFudanPed")
-        marked = "".join(path.read_text(errors="replace") for path in inside.glob("Annotation/*.txt"))
-        found = (
-            len(list(inside.glob("PNGImages/*.png"))),
-            len(list(inside.glob("PedMasks/*.png"))),
-            len(re.findall("^Bounding box", marked, re.MULTILINE)),
-        )
-        if found != (len(NAMES), len(NAMES), PEOPLE):
-            raise ValueError(
-                f"expected {len(NAMES)} images, as many masks and {PEOPLE} people in {archive}, got {found}"
-            )
-        os.replace(inside, folder)
+            os.replace(unpacked, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, and its folder is whole too
+                raise
+
+
+class DamagedError(ValueError):
+    """An archive that is cut short, changed, or another one."""
+
+
+def unpack(archive: Path, into: Path) -> Path:
+    """Unpack the authors' archive into a folder; returns the folder of the data set in it.
+
+    Raises:
+        DamagedError: a damaged archive, or one with another number of images, masks or people.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(into)  # which checks the archive's own checksums
+    # What Python's zipfile raises for bytes that were changed; OSError is the disk's.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error) as error:
+        raise DamagedError(f"the archive is damaged ({error})") from error
+    inside = into / "PennFudanPed"
+    marked = "".join(path.read_text(errors="replace") for path in inside.glob("Annotation/*.txt"))
+    found = (
+        len(list(inside.glob("PNGImages/*.png"))),
+        len(list(inside.glob("PedMasks/*.png"))),
+        len(re.findall("^Bounding box", marked, re.MULTILINE)),
+    )
+    if found != (len(NAMES), len(NAMES), PEOPLE):
+        raise DamagedError(f"expected {len(NAMES)} images, as many masks and {PEOPLE} people, got {found}")
+    return inside
 
 
 def _read(folder: Path, name: str) -> Photograph:
@@ -127,7 +152,8 @@ def _read(folder: Path, name: str) -> Photograph:
     if path is None:
         raise FileNotFoundError(f"{folder} is not complete: no image {name} in PNGImages")
     mask = torch.from_numpy(np.array(Image.open(folder / "PedMasks" / f"{name}_mask.png")))
-    masks = torch.stack([mask == i for i in mask.unique().tolist() if i > 0])
+    people = mask.unique()
+    masks = mask == people[people > 0][:, None, None]
     return Photograph(name, images.load(path)[0], scenes.tight_boxes(masks), masks)
 
 
