@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -138,15 +139,15 @@ def test_equals_pycocotools_on_every_special_case(seed, tied, most):
 
 def test_whole_pixels_reach_their_thresholds_in_float32_too():
     """7/10 is below 0.7 in float32; boxes of a few whole pixels meet the thresholds exactly, and often."""
-    rng = torch.Generator().manual_seed(0)
+    chance = rng(0)
 
     def entry(image, **more):
-        x, y, w, h = torch.randint(1, 11, (4,), generator=rng).tolist()
-        label = int(torch.randint(1, 3, (), generator=rng))
+        x, y, w, h = torch.randint(1, 11, (4,), generator=chance).tolist()
+        label = int(torch.randint(1, 3, (), generator=chance))
         return {"image_id": image, "category_id": label, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0} | more
 
     truth = [entry(1 + n % 20, id=n + 1) for n in range(200)]
-    found = [entry(1 + n % 20, score=float(torch.rand((), generator=rng))) for n in range(400)]
+    found = [entry(1 + n % 20, score=float(torch.rand((), generator=chance))) for n in range(400)]
     annotations = {
         "images": [{"id": i} for i in range(1, 21)],
         "categories": [{"id": 1}, {"id": 2}],
@@ -160,7 +161,7 @@ def test_whole_pixels_reach_their_thresholds_in_float32_too():
     np.testing.assert_allclose(list(ours.values()), coco_summary(annotations, found), atol=1e-6, rtol=0)
 
 
-def test_more_than_a_hundred_detections_of_a_image():
+def test_more_than_a_hundred_detections_of_an_image():
     found = made_up(EMBEDDED, 5, most=100)
     per_image_and_class = [(f["image_id"], f["category_id"]) for f in found]
     assert max(map(per_image_and_class.count, per_image_and_class)) > 100
@@ -241,8 +242,8 @@ def test_evaluation_by_class_and_threshold_averages_to_the_whole():
 @drawn
 @given(n=st.integers(1, 30), seed=st.integers(0, 999), missed=st.integers(0, 5))
 def test_average_precision_equals_a_slow_loop(n, seed, missed):
-    rng = torch.Generator().manual_seed(seed)
-    scores, correct = torch.randint(6, (n,), generator=rng) / 5, torch.rand(n, generator=rng) < 0.6
+    chance = rng(seed)
+    scores, correct = torch.randint(6, (n,), generator=chance) / 5, torch.rand(n, generator=chance) < 0.6
     positives = max(1, int(correct.sum()) + missed)
     points = []
     for k in range(1, n + 1):
@@ -326,3 +327,39 @@ def test_wrong_kinds_are_refused():
     ):
         with pytest.raises(ValueError, match="expected a (size|class|number of detections) of .*; got"):
             call()
+
+
+def test_arrays_of_numpy_become_tensors():
+    box, label, score = np.array([[0.0, 0, 5, 5]]), np.array([1], np.int32), np.array([0.5], np.float16)
+    truth, found = Objects(box, label), Objects(box, label, score, crowd=np.array([False]))
+    assert all(isinstance(part, torch.Tensor) for part in vars(found).values())
+    assert detection.evaluate([found], [truth]).summary()["AP"] == pytest.approx(1)
+    nothing = Objects(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
+    assert detection.evaluate([nothing], [truth]).summary()["AP"] == 0
+    scores, correct = np.array([0.9, 0.1, 0.5]), np.array([True, True, False])
+    for of_arrays, of_tensors in zip(
+        detection.precision_recall_curve(scores, correct, np.int64(3)),
+        detection.precision_recall_curve(torch.tensor(scores), torch.tensor(correct), 3),
+        strict=True,
+    ):
+        assert torch.equal(of_arrays, of_tensors)
+
+
+def test_numbers_are_not_taken_for_truth_values():
+    """1 and 0 as uint8: ~1 is 254, and an index of 1 is not a mask."""
+    box, label = torch.tensor([[0.0, 0, 5, 5], [1, 1, 6, 6]]), torch.tensor([1, 1])
+    marks = torch.tensor([1, 0], dtype=torch.uint8)
+    some = Objects(box, label)
+    assert some[torch.tensor([True, False])].shapes.tolist() == some[torch.tensor([0])].shapes.tolist()
+    for refused in (
+        lambda: some[marks],
+        lambda: some[marks.numpy()],
+        lambda: Objects(box, label, crowd=marks),
+        lambda: Objects(box, label > 0),
+        lambda: detection.crowd_iou(box, box, marks),
+        lambda: detection.assign(torch.eye(2), detection.THRESHOLDS, marks[None], marks.bool()),
+        lambda: detection.assign(torch.eye(2), detection.THRESHOLDS, marks.bool()[None], marks),
+        lambda: detection.precision_recall_curve(torch.rand(2), marks, 2),
+    ):
+        with pytest.raises(TypeError, match="bool"):
+            refused()

@@ -1,19 +1,22 @@
 """Boxes, suppression and anchors against torchvision.ops; the detector's targets, losses, decoding and training."""
 
+import http.server
 import importlib
 import io
 import math
 import os
 import re
-import urllib.error
+import socket
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import torch
 import torchvision.ops
+from conftest import rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,10 +44,10 @@ def boxes(draw, most=8, least=0):
     return torch.cat([corners.amin(1), corners.amax(1)], 1)
 
 
-def uniform(n, seed=0, far=60.0):
-    rng = torch.Generator().manual_seed(seed)
-    corner = far * torch.rand(n, 2, generator=rng, dtype=torch.float64)
-    return torch.cat([corner, corner + 2 + 20 * torch.rand(n, 2, generator=rng, dtype=torch.float64)], 1)
+def some_boxes(n, seed=0, far=60.0):
+    chance = rng(seed)
+    corner = far * torch.rand(n, 2, generator=chance, dtype=torch.float64)
+    return torch.cat([corner, corner + 2 + 20 * torch.rand(n, 2, generator=chance, dtype=torch.float64)], 1)
 
 
 # Boxes
@@ -84,7 +87,7 @@ def test_clip_equals_torchvision(given_boxes, H, W):
 
 
 def test_overlaps_are_batched_and_broadcast():
-    a, b = uniform(24).view(2, 3, 4, 4), uniform(30, 1).view(2, 3, 5, 4)
+    a, b = some_boxes(24).view(2, 3, 4, 4), some_boxes(30, 1).view(2, 3, 5, 4)
     found = detection.pairwise(detection.giou, a, b)
     assert found.shape == (2, 3, 4, 5)
     torch.testing.assert_close(found[1, 2], torchvision.ops.generalized_box_iou(a[1, 2], b[1, 2]))
@@ -114,7 +117,7 @@ def test_iou_has_no_gradient_where_boxes_miss_and_giou_has_one_that_pulls():
 
 
 def test_gradients_are_those_of_finite_differences():
-    a, b = uniform(6, far=10).requires_grad_(), uniform(6, 1, far=10).requires_grad_()
+    a, b = some_boxes(6, far=10).requires_grad_(), some_boxes(6, 1, far=10).requires_grad_()
     assert torch.autograd.gradcheck(detection.giou, (a, b))
     assert torch.autograd.gradcheck(detection.iou, (a, b))
     empty = torch.ones(2, 4, dtype=torch.float64, requires_grad=True)
@@ -156,15 +159,15 @@ def test_convert_refuses_what_it_cannot_know():
 @drawn
 @given(boxes(most=12), st.integers(0, 99), st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 0.9, 1.0]), st.booleans())
 def test_nms_equals_torchvision(given_boxes, seed, threshold, tied):
-    rng = torch.Generator().manual_seed(seed)
+    chance = rng(seed)
     n = len(given_boxes)
-    scores = torch.randint(4, (n,), generator=rng) / 4.0 if tied else torch.rand(n, generator=rng)
+    scores = torch.randint(4, (n,), generator=chance) / 4.0 if tied else torch.rand(n, generator=chance)
     scores = scores.double()
     # torchvision's order of equal scores differs between releases: only the stable one is the same everywhere.
     order = scores.argsort(descending=True, stable=True)
     expected = order[torchvision.ops.nms(given_boxes[order], torch.arange(n, 0, -1).double(), threshold)]
     assert detection.nms(given_boxes, scores, threshold).tolist() == expected.tolist()
-    labels = torch.randint(3, (n,), generator=rng)
+    labels = torch.randint(3, (n,), generator=chance)
     groups = [order[labels[order] == label] for label in range(3)]
     kept = {i for g in groups for i in g[detection.nms(given_boxes[g], scores[g], threshold)].tolist()}
     found = detection.nms(given_boxes, scores, threshold, labels)
@@ -173,8 +176,8 @@ def test_nms_equals_torchvision(given_boxes, seed, threshold, tied):
 
 @pytest.mark.parametrize("far", [30, 100, 1000])
 def test_nms_of_many_boxes_and_classes_equals_torchvision(far):
-    given_boxes, rng = uniform(2000, far=far), torch.Generator().manual_seed(1)
-    scores, labels = torch.rand(2000, generator=rng).double(), torch.randint(80, (2000,), generator=rng)
+    given_boxes, chance = some_boxes(2000, far=far), rng(1)
+    scores, labels = torch.rand(2000, generator=chance).double(), torch.randint(80, (2000,), generator=chance)
     assert torch.equal(detection.nms(given_boxes, scores, 0.4), torchvision.ops.nms(given_boxes, scores, 0.4))
     expected = torchvision.ops.batched_nms(given_boxes, scores, labels, 0.4)
     assert torch.equal(detection.nms(given_boxes, scores, 0.4, labels), expected)
@@ -218,9 +221,9 @@ def slow_soft_nms(given_boxes, scores, kind, sigma, threshold, minimum, labels):
 @drawn
 @given(boxes(most=9), st.integers(0, 99), st.sampled_from(["linear", "gaussian"]), st.booleans())
 def test_soft_nms_equals_the_slow_loop(given_boxes, seed, kind, classes):
-    rng = torch.Generator().manual_seed(seed)
-    scores = torch.rand(len(given_boxes), generator=rng).double()
-    labels = torch.randint(2 if classes else 1, (len(given_boxes),), generator=rng)
+    chance = rng(seed)
+    scores = torch.rand(len(given_boxes), generator=chance).double()
+    labels = torch.randint(2 if classes else 1, (len(given_boxes),), generator=chance)
     arguments = {"kind": kind, "sigma": 0.4, "threshold": 0.3, "minimum": 0.05}
     expected = slow_soft_nms(given_boxes, scores, labels=labels, **arguments)
     indices, lowered = detection.soft_nms(given_boxes, scores, labels=labels if classes else None, **arguments)
@@ -265,6 +268,53 @@ def test_suppression_refuses_bad_settings():
         detection.soft_nms(one[0], -one[1])
 
 
+def test_suppression_refuses_arrays_by_name():
+    box = torch.tensor([[0.0, 0, 1, 1]])
+    for function in (detection.nms, detection.soft_nms):
+        with pytest.raises(TypeError, match="boxes must be a floating-point tensor .*, got ndarray"):
+            function(box.numpy(), torch.ones(1))
+        with pytest.raises(TypeError, match="scores as a tensor, got ndarray"):
+            function(box, np.ones(1))
+        with pytest.raises(TypeError, match="labels as a tensor, got list"):
+            function(box, torch.ones(1), labels=[1])
+
+
+@pytest.mark.parametrize("number", [float, np.float64, np.float32, torch.tensor])
+def test_thresholds_may_be_numpy_s(number):
+    found, scores = some_boxes(30), torch.linspace(1, 0, 30).double()
+    half, third = number(0.5), number(0.25)
+    assert detection.nms(found, scores, half).tolist() == detection.nms(found, scores, 0.5).tolist()
+    for kind in ("gaussian", "linear"):
+        ours = detection.soft_nms(found, scores, kind=kind, sigma=half, threshold=third, minimum=third)
+        theirs = detection.soft_nms(found, scores, kind=kind, sigma=0.5, threshold=0.25, minimum=0.25)
+        assert all(map(torch.equal, ours, theirs))
+    assert torch.equal(
+        detection.match_anchors(found, found[:9] + 2, high=half, low=third),
+        detection.match_anchors(found, found[:9] + 2, high=0.5, low=0.25),
+    )
+
+
+def test_sizes_may_be_numpy_s():
+    H, W = np.array([6, 8])
+    some, two = some_boxes(9), np.float64(2)
+    assert torch.equal(detection.clip(some, (H, W)), detection.clip(some, (6, 8)))
+    grid = detection.anchor_grid((H, W), np.int64(8), np.array([16.0, 32.0]), [np.float32(0.5), two])
+    assert grid.dtype == torch.float32 and torch.equal(grid, detection.anchor_grid((6, 8), 8, (16, 32), (0.5, 2)))
+    images, labels = torch.rand(3, 3, 32, 32), torch.zeros(3, 3, dtype=torch.int64)
+    results = [
+        detection.random_squares(size, zoom)(images, some.view(3, 3, 4), labels, rng())
+        for size, zoom in ((np.int64(16), (np.float32(0.5), two)), (16, (0.5, 2.0)))
+    ]
+    assert all(map(torch.equal, *results))
+    heatmap = torch.randn(1, 2, 8, 8, generator=rng())
+    predicted = detection.Prediction(heatmap, some[:1].float().view(1, 4, 1, 1).expand(1, 4, 8, 8))
+    (ours,) = detection.objects(predicted, minimum=np.float64(0.5), suppress=np.float32(0.5), most=np.int64(3))
+    (theirs,) = detection.objects(predicted, minimum=0.5, suppress=0.5, most=3)
+    assert len(ours) == len(theirs) > 0 and torch.equal(ours.scores, theirs.scores)
+    with pytest.raises(ValueError, match=r"score in \[0, 1\], got 50"):
+        detection.objects(predicted, minimum=50)
+
+
 # Anchors
 
 
@@ -301,7 +351,7 @@ def test_matching_equals_torchvision(true, grid, thresholds):
 
 def test_every_object_gets_an_anchor():
     grid = detection.anchor_grid((8, 8), 8, (8, 16))
-    true = uniform(20, far=40).float()
+    true = some_boxes(20, far=40).float()
     found = detection.match_anchors(grid, true, high=0.99, low=0.5)
     overlaps = detection.pairwise(detection.iou, true, grid)
     assert (found[overlaps.argmax(1)] >= 0).all()
@@ -312,7 +362,7 @@ def test_every_object_gets_an_anchor():
 @drawn
 @given(st.integers(0, 999))
 def test_encoding_equals_torchvision_and_returns(seed):
-    true, grid = uniform(7, seed), uniform(7, seed + 1)
+    true, grid = some_boxes(7, seed), some_boxes(7, seed + 1)
     t = detection.encode_boxes(true, grid)
     (expected,) = BoxCoder((1.0, 1.0, 1.0, 1.0)).encode([true], [grid])
     torch.testing.assert_close(t, expected)
@@ -329,7 +379,7 @@ def test_encoding_refuses_empty_boxes():
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_operations_keep_device_and_dtype(device, dtype):
-    a, b = uniform(5).to(device, dtype), uniform(6, 1).to(device, dtype)
+    a, b = some_boxes(5).to(device, dtype), some_boxes(6, 1).to(device, dtype)
     scores = torch.linspace(0, 1, 5, device=device, dtype=dtype)
     crowd = torch.zeros(6, dtype=torch.bool, device=device)
     results = [
@@ -346,14 +396,26 @@ def test_operations_keep_device_and_dtype(device, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_halves_do_not_overflow(dtype):
-    """A box of 300 × 300 pixels has more of them than a half can count."""
+def test_halves_give_what_the_same_numbers_give_in_full(dtype):
+    """A box of 300 × 300 pixels has more of them than a half can count; a border at 299 px is beyond bfloat16."""
     a, b = torch.tensor([[[0.0, 0, 304, 304]], [[0, 0, 304, 288]]], dtype=dtype)
     for overlap in (detection.iou, detection.giou):
-        assert overlap(a, b).dtype == dtype and overlap(a, a).item() == 1
-        torch.testing.assert_close(overlap(a, b).float(), torch.tensor([288 / 304]), atol=4e-3, rtol=0)
+        assert overlap(a, a).item() == 1 and overlap(a, b).dtype == torch.float32
+        torch.testing.assert_close(overlap(a, b), overlap(a.double(), b.double()).float())
     assert detection.nms(torch.cat([a, b]), torch.tensor([0.9, 0.8])).tolist() == [0]
     assert detection.area(a).item() == 304**2
+    some, other, t = ((4 * some_boxes(20, seed)).to(dtype) for seed in range(3))
+    t, scores = t / 256, torch.linspace(0.1, 0.9, 20).to(dtype)
+    for function in (
+        lambda to: detection.clip(to(some), (235, 299)),
+        lambda to: detection.convert(to(some), "xyxy", "cxcywh"),
+        lambda to: detection.convert(to(some), "xywh", "xyxy"),
+        lambda to: detection.encode_boxes(to(some), to(other)),
+        lambda to: detection.decode_boxes(to(t), to(other)),
+        lambda to: detection.soft_nms(to(some), to(scores))[1],
+    ):
+        found, expected = function(lambda x: x), function(lambda x: x.double())
+        torch.testing.assert_close(found, expected.float(), atol=1e-4, rtol=1e-5)
 
 
 def test_soft_nms_takes_no_box_twice():
@@ -369,13 +431,83 @@ def test_soft_nms_takes_no_box_twice():
 
 
 def test_random_squares_find_objects_behind_padding_and_do_without():
-    images, rng = torch.rand(40, 3, 64, 64), torch.Generator().manual_seed(0)
+    images, chance = torch.rand(40, 3, 64, 64), rng(0)
     vary = detection.random_squares(16, zoom=(1.0, 1.0))
     boxes = torch.tensor([[0.0, 0, 0, 0], [40, 40, 48, 48]]).expand(40, -1, -1)
-    _, _, labels = vary(images, boxes, torch.tensor([[-1, 2]]).expand(40, -1), rng)
+    _, _, labels = vary(images, boxes, torch.tensor([[-1, 2]]).expand(40, -1), chance)
     assert (labels[:, 0] == -1).all() and (labels[:, 1] == 2).float().mean() > 0.8
-    squares, none, labels = vary(images, boxes[:, :0], torch.zeros(40, 0, dtype=torch.int64), rng)
+    squares, none, labels = vary(images, boxes[:, :0], torch.zeros(40, 0, dtype=torch.int64), chance)
     assert squares.shape == (40, 3, 16, 16) and none.shape == (40, 0, 4) and labels.shape == (40, 0)
+
+
+def stripes(B, H, W):
+    """Images whose pixels change by a quarter for each pixel of a shift, along either axis; float64."""
+    x, y = torch.arange(W, dtype=torch.float64), torch.arange(H, dtype=torch.float64)[:, None]
+    return (0.5 + 0.25 * (torch.sin(x / 2) + torch.sin(y / 2))).expand(B, 3, H, W)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_random_squares_are_where_float64_has_them(dtype, mixed, device):
+    images = stripes(8, 200, 301).to(device, dtype)
+    boxes = (10 + 3 * some_boxes(24)).view(8, 3, 4).to(device)
+    labels = torch.zeros(8, 3, dtype=torch.int64, device=device)
+    vary = detection.random_squares(160, zoom=(0.5, 1.5))
+    expected, where, kept = vary(images.double(), boxes, labels, rng(1))
+    with torch.autocast(device, torch.bfloat16, enabled=mixed):
+        squares, moved, still = vary(images, boxes.float(), labels, rng(1))
+    assert squares.dtype == dtype and moved.dtype == torch.float32 and torch.equal(kept, still)
+    rounding = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 5e-3}[dtype]  # of pixels; 1 px would be 0.25
+    assert (squares.double() - expected).abs().max() < rounding
+    torch.testing.assert_close(moved.double(), where, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64, torch.uint8])
+def test_boxes_of_any_type_move_as_those_of_float64(dtype):
+    boxes = torch.tensor([[[1, 3, 8, 250], [100, 0, 128, 7]]]).to(dtype)
+    images, labels = torch.rand(1, 3, 288, 299), torch.tensor([[1, 0]])
+    for vary in (detection.mirrored, detection.random_squares(288, zoom=(0.9, 1.1), seen=0.1)):
+        for seed in range(4):
+            _, moved, kept = vary(images, boxes, labels, rng(seed))
+            _, expected, still = vary(images, boxes.double(), labels, rng(seed))
+            torch.testing.assert_close(moved, expected.float(), atol=1e-4, rtol=0)
+            assert torch.equal(kept, still)
+    heatmap, near, height = detection.targets(boxes, labels, 2, (288, 299))
+    expected, there, peak = detection.targets(boxes.double(), labels, 2, (288, 299))
+    torch.testing.assert_close(heatmap, expected.float())
+    torch.testing.assert_close(height, peak.float())
+    seen = (height > 0.1)[:, None].expand_as(near)  # where the losses look
+    torch.testing.assert_close(near[seen], there[seen].float())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_cells_far_from_the_corner_keep_their_place_in_half(dtype):
+    regressed = torch.randn(1, 4, 2, 300, generator=rng()).to(dtype)
+    torch.testing.assert_close(detection.to_boxes(regressed), detection.to_boxes(regressed.double()).float())
+
+
+def test_random_squares_refuse_what_they_cannot_do():
+    for zoom in ((0.0, 1.0), (2.0, 1.0), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="zoom"):
+            detection.random_squares(16, zoom)
+    with pytest.raises(TypeError, match="images as floats, got torch.uint8"):
+        nothing = torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64)
+        detection.random_squares(16, (1.0, 1.0))(torch.zeros(1, 3, 9, 9, dtype=torch.uint8), *nothing, rng())
+
+
+def test_a_training_step_looks_at_no_value():
+    """Who looks at a value makes a GPU wait; on the device "meta", which has none, it is an error."""
+    meta = torch.device("meta")
+    detector = tiny().to(meta)
+    images, boxes = torch.rand(2, 3, 40, 50, device=meta), torch.zeros(2, 3, 4, device=meta)
+    labels, chance = torch.zeros(2, 3, dtype=torch.int64, device=meta), rng()
+    for vary in (detection.mirrored, detection.random_squares(32, zoom=(0.5, 1.0))):
+        vary(images, boxes, labels, chance)
+    losses = detection.detection_losses(detector(images[..., :32, :48]), boxes, labels, (32, 48))
+    sum(losses.values()).backward()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        detection.giou(boxes, boxes)  # which does look
 
 
 def test_bytes_are_no_images():
@@ -434,9 +566,9 @@ def test_targets_without_any_object_and_at_the_border():
 
 
 def test_focal_loss_equals_its_definition_and_does_not_overflow():
-    rng = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(2, 3, 5, 5, generator=rng, dtype=torch.float64)
-    heatmap = torch.rand(2, 3, 5, 5, generator=rng, dtype=torch.float64)
+    chance = rng(0)
+    logits = 3 * torch.randn(2, 3, 5, 5, generator=chance, dtype=torch.float64)
+    heatmap = torch.rand(2, 3, 5, 5, generator=chance, dtype=torch.float64)
     heatmap[0, 0, 0, 0] = heatmap[1, 2, 3, 4] = 1.0
     p, expected = logits.sigmoid(), 0.0
     for q, y in zip(p.flatten().tolist(), heatmap.flatten().tolist(), strict=True):
@@ -450,6 +582,9 @@ def test_focal_loss_equals_its_definition_and_does_not_overflow():
     loss = detection.focal_loss(far, torch.tensor([0.0, 1.0], dtype=torch.float64))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(2e4) and far.grad.isfinite().all()
+    many = torch.zeros(1, 2, 512, 512)  # whose sum is beyond float16
+    halved = detection.focal_loss(many.half(), many.half())
+    torch.testing.assert_close(halved, detection.focal_loss(many, many))
     small = logits[:1, :1].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: detection.focal_loss(x, heatmap[:1, :1]), small)
 
@@ -558,7 +693,7 @@ def test_mirrored_boxes_stay_on_their_objects():
     boxes, labels = some_objects()
     boxes, labels = boxes[:1].expand(8, -1, -1), labels[:1].expand(8, -1)
     images = marked(boxes, (32, 48))
-    turned, moved, same = detection.mirrored(images, boxes, labels, torch.Generator().manual_seed(0))
+    turned, moved, same = detection.mirrored(images, boxes, labels, rng(0))
     changed = (turned != images).flatten(1).any(1)
     assert 0 < changed.sum() < 8 and torch.equal(same, labels)
     assert torch.equal(marked(moved, (32, 48)), turned)
@@ -566,12 +701,12 @@ def test_mirrored_boxes_stay_on_their_objects():
 
 
 def test_random_squares_keep_boxes_on_their_objects():
-    corner = torch.rand(40, 1, 2, generator=torch.Generator().manual_seed(1)) * 40
+    corner = torch.rand(40, 1, 2, generator=rng(1)) * 40
     boxes = torch.cat([corner, corner + 30], 2)
     labels = torch.zeros(40, 1, dtype=torch.int64)
     images = marked(boxes, (80, 96))
     vary = detection.random_squares(64, zoom=(0.6, 1.6), seen=0.5)
-    squares, moved, kept = vary(images, boxes, labels, torch.Generator().manual_seed(2))
+    squares, moved, kept = vary(images, boxes, labels, rng(2))
     assert squares.shape == (40, 3, 64, 64) and (moved >= 0).all() and (moved <= 64).all()
     assert (kept == 0).sum() > 20 and ((kept == 0) | (kept == detection.PADDING)).all()
     white = (squares[:, 0] > 0.75).float().flatten(1).sum(1)  # grey is what is outside of the image
@@ -588,16 +723,14 @@ def test_an_object_that_is_hardly_left_no_longer_counts():
     boxes = torch.tensor([[[0.0, 0, 10, 10], [90, 90, 100, 100]]])
     vary = detection.random_squares(16, zoom=(1.0, 1.0))
     for seed in range(10):
-        _, moved, kept = vary(
-            torch.rand(1, 3, 100, 100), boxes, torch.tensor([[1, 2]]), torch.Generator().manual_seed(seed)
-        )
+        _, moved, kept = vary(torch.rand(1, 3, 100, 100), boxes, torch.tensor([[1, 2]]), rng(seed))
         assert kept[0].tolist() in ([1, -1], [-1, 2]), "the squares are too small for both"
         assert (detection.area(moved)[kept < 0] == 0).all()
 
 
 def test_colours_change_within_range_and_by_image():
     images = torch.rand(6, 3, 8, 8)
-    varied = detection.recoloured(images, torch.Generator().manual_seed(0))
+    varied = detection.recoloured(images, rng(0))
     assert varied.min() >= 0 and varied.max() <= 1 and (varied != images).flatten(1).any(1).all()
     torch.testing.assert_close(detection.recoloured(images, torch.Generator(), strength=0.0), images)
 
@@ -609,7 +742,7 @@ def scene_data(n, seed):
     )
 
 
-def test_annotated_gives_batches_and_refuses_a_mixture():
+def test_the_data_set_gives_batches_and_refuses_a_mixture():
     data = scene_data(6, 0)
     images, boxes, labels = data[torch.tensor([4, 1])]
     assert images.shape == (2, 3, 64, 64) and images.max() <= 1
@@ -620,6 +753,24 @@ def test_annotated_gives_batches_and_refuses_a_mixture():
         detection.DetectionDataset([torch.rand(3, 8, 8), torch.rand(3, 8, 9)], data.truth[:2])
     with pytest.raises(ValueError, match="1 images"):
         detection.DetectionDataset([torch.rand(3, 8, 8)], data.truth[:2])
+    with pytest.raises(ValueError, match="0 images"):
+        detection.DetectionDataset([], [])
+
+
+def test_the_data_set_is_checked_once_and_kept_exactly():
+    box, one = np.array([[1.0, 2, 300, 258]], np.float16), np.array([3], np.int32)
+    data = detection.DetectionDataset([torch.full((3, 8, 8), 0.5, dtype=torch.bfloat16)], [Objects(box, one)])
+    images, boxes, labels = data[torch.tensor([0])]
+    assert images.dtype == boxes.dtype == torch.float32 and labels.dtype == torch.int64
+    assert boxes.tolist() == [[[1, 2, 300, 258]]] and labels.tolist() == [[3]]
+    image, areas = torch.rand(3, 8, 8), torch.ones(1)
+    for bad in ([[1.0, 2, math.nan, 4]], [[5.0, 5, 2, 2]]):
+        with pytest.raises(ValueError, match="boxes must be"):
+            detection.DetectionDataset([image], [Objects(torch.tensor(bad), one, areas=areas)])
+    with pytest.raises(ValueError, match="labels from 0, got -1"):  # it would count as padding
+        detection.DetectionDataset([image], [Objects(torch.tensor(box), torch.tensor([-1]))])
+    with pytest.raises(ValueError, match=r"in \[0, 1\], got values from nan"):
+        detection.DetectionDataset([torch.full((3, 8, 8), math.nan)], [Objects(box, one)])
 
 
 def test_training_finds_what_it_was_shown():
@@ -627,9 +778,9 @@ def test_training_finds_what_it_was_shown():
     torch.manual_seed(0)
     detector = detection.Detector(len(scenes.THINGS), detection.SmallBackbone((16, 16, 32, 32)), width=32)
     optimiser, schedule = detection.optimiser_and_schedule(detector, 120, 5e-3)
-    rng = torch.Generator().manual_seed(0)
-    step = detection.detection_step(detector, optimiser, rng, vary=None, schedule=schedule)
-    parts = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": rng}
+    chance = rng(0)
+    step = detection.detection_step(detector, optimiser, chance, vary=None, schedule=schedule)
+    parts = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": chance}
     loop = Loop(step, data, steps=120, batch_size=8, stateful=parts)
     history = loop.run()
     assert history["heatmap"][-1] < 0.2 * history["heatmap"][0] and history["box"][-1] < 0.2
@@ -637,7 +788,7 @@ def test_training_finds_what_it_was_shown():
     assert detection.evaluate(found, data.truth).summary()["AP50"] > 0.9
 
 
-def test_a_image_without_objects_can_be_learned_from():
+def test_an_image_without_objects_can_be_learned_from():
     boxes, labels = some_objects()
     detector = tiny()
     predicted = detector(torch.rand(1, 3, 32, 48))
@@ -661,28 +812,6 @@ def test_perceptual_backbone_goes_on_from_the_embedded_network():
 
 
 # What ships, what torchvision has, and the pedestrians
-
-
-def test_unknown_detectors_are_refused():
-    with pytest.raises(ValueError, match="expected a detector of detector_scenes, detector_pedestrians; got 'yolo'"):
-        zoo.load("yolo")
-
-
-def test_pretrained_offline_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv("COURSE_OFFLINE", "1")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(OfflineError, match="Faster R-CNN is not cached, and COURSE_OFFLINE forbids"):
-        zoo.load("faster_rcnn")
-
-
-def test_pretrained_without_a_connection_says_so(monkeypatch):
-    def refuse(**_):
-        raise urllib.error.URLError("no route")
-
-    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
-    monkeypatch.setattr(model.models, "fasterrcnn_mobilenet_v3_large_320_fpn", refuse)
-    with pytest.raises(DownloadError, match="could not be downloaded: .*no route"):
-        zoo.load("faster_rcnn")
 
 
 def test_pretrained_gives_objects_with_names(monkeypatch):
@@ -748,37 +877,130 @@ def packed(path, count):
     return path
 
 
-def test_pedestrians_are_downloaded_checked_and_kept(monkeypatch, tmp_path):
+@pytest.fixture
+def server(tmp_path, monkeypatch, cache):
+    """A server on this machine that answers with the files of a list, one after the other; the last again and again."""
+    answers, asked = [], []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = answers[min(len(asked), len(answers) - 1)]
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
     monkeypatch.delenv("COURSE_DATA", raising=False)
-    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    archive = packed(tmp_path / "PennFudanPed.zip", 170)
-    monkeypatch.setattr(pedestrians.pooch, "retrieve", lambda *_, **__: str(archive))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,)).start()
+        monkeypatch.setattr(pedestrians, "URL", f"http://127.0.0.1:{running.server_port}/PennFudanPed.zip")
+        yield answers, asked
+        running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return packed(tmp_path_factory.mktemp("archive") / "PennFudanPed.zip", 170).read_bytes()
+
+
+def test_pedestrians_are_downloaded_checked_and_kept(server, archive, cache):
+    answers, asked = server
+    answers.append(archive)
     test = detection.load_pedestrians("test")
     assert len(test) == 35 and test[0].boxes.tolist() == [[4, 5, 12, 20], [20, 3, 29, 25]]
-    monkeypatch.setattr(pedestrians.pooch, "retrieve", None)  # the second time there is nothing to fetch
     assert len(detection.load_pedestrians("train")) == 135
+    assert len(asked) == 1, "the second time there is nothing to fetch"
+    assert [path.name for path in cache.iterdir()] == ["PennFudanPed"], "and nothing else is kept"
     data = detection.on_canvas(test[:3], 24)
     assert data.images.shape == (3, 3, 24, 32) and data.labels.tolist() == [[0, 0]] * 3
 
 
-def test_a_broken_download_leaves_nothing_behind(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match=r"as many masks and 423 people in .*, got \(5, 5, 93\)"):
-        pedestrians.unpack(packed(tmp_path / "few.zip", 5), tmp_path / "PennFudanPed")
-    (tmp_path / "bad.zip").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="damaged"):
-        pedestrians.unpack(tmp_path / "bad.zip", tmp_path / "PennFudanPed")
-    assert {path.name for path in tmp_path.iterdir()} == {"few.zip", "bad.zip"}  # nor halves of it
+def changed(archive):
+    """With one other byte in the pixels of the last image."""
+    at = archive.rindex(b"IDAT")
+    return archive[: at + 8] + bytes([archive[at + 8] ^ 255]) + archive[at + 9 :]
 
-    def refuse(*_, **__):
-        raise requests.ConnectionError("no route")
 
-    monkeypatch.delenv("COURSE_DATA", raising=False)
-    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    monkeypatch.setattr(pedestrians.pooch, "retrieve", refuse)
-    with pytest.raises(DownloadError, match="no route; try again later"):
-        detection.load_pedestrians()
+@pytest.mark.parametrize(
+    "damage",
+    [lambda a: a[: len(a) // 2], lambda a: b"", lambda a: b"<html>Log in first</html>", changed, lambda a: a[:-1]],
+    ids=["half", "nothing", "another page", "a byte", "its end"],
+)
+def test_a_damaged_archive_is_fetched_again(server, archive, cache, damage):
+    answers, asked = server
+    answers += [damage(archive), archive]
+    assert len(detection.load_pedestrians("test")) == 35 and len(asked) == 2
+    assert [path.name for path in cache.iterdir()] == ["PennFudanPed"]
+
+
+def test_an_archive_that_stays_damaged_says_so_and_leaves_nothing(server, cache, tmp_path):
+    answers, asked = server
+    answers.append(packed(tmp_path / "few.zip", 5).read_bytes())
+    for _ in range(2):
+        with pytest.raises(DownloadError, match=r"as many masks and 423 people, got \(5, 5, 93\).*put the unpacked"):
+            detection.load_pedestrians()
+        assert not list(cache.iterdir())
+    assert len(asked) == 4
+
+
+def test_no_connection_says_so(server, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(pedestrians, "URL", f"http://127.0.0.1:{free.getsockname()[1]}/PennFudanPed.zip")
+        with pytest.raises(DownloadError, match="cannot download http.*try again later"):
+            detection.load_pedestrians()
+
+
+def test_several_processes_may_fetch_at_once(server, archive, cache, monkeypatch):
+    """Each unpacks in a folder of its own; whoever comes second finds the whole one, and keeps it."""
+    answers, asked = server
+    answers.append(archive)
+    retrieve, together = pedestrians.pooch.retrieve, threading.Barrier(3)
+
+    def wait(*arguments, **options):
+        path = retrieve(*arguments, **options)
+        together.wait()
+        return path
+
+    monkeypatch.setattr(pedestrians.pooch, "retrieve", wait)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(detection.load_pedestrians, ["test"] * 3))
+    assert [len(test) for test in found] == [35] * 3 and len(asked) == 3
+    assert [path.name for path in cache.iterdir()] == ["PennFudanPed"]
+
+
+def test_people_without_a_pixel_are_dropped():
+    """A wire 1 px wide is no pixel wide in an image a quarter as large."""
+    masks = torch.zeros(3, 80, 100, dtype=torch.bool)
+    masks[0, 10:60, 20:40], masks[1, 0:80, 70], masks[2, 70:74, 4:8] = True, True, True
+    street = detection.Photograph("street", torch.rand(3, 80, 100), scenes.tight_boxes(masks), masks)
+    small = street.resized(20)
+    assert small.masks.shape == (2, 20, 25) and small.masks.flatten(1).any(1).all()
+    torch.testing.assert_close(small.boxes, street.boxes[[0, 2]] / 4)
+    assert len(small.objects) == 2 and (small.objects.areas > 0).all()
+    none = street.resized(16).resized(2)
+    assert len(none.objects) == 0 and none.boxes.shape == (0, 4)
+    assert detection.on_canvas([small, none], 20).labels.tolist() == [[0, 0], [-1, -1]]
+
+
+def test_a_street_without_people_can_be_read(tmp_path):
+    for folder, name in (("PNGImages", "empty.png"), ("PedMasks", "empty_mask.png")):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (40, 30)).save(tmp_path / folder / name)
+    street = pedestrians._read(tmp_path, "empty")
+    assert len(street.objects) == 0 and street.masks.shape == (0, 30, 40)
+    with pytest.raises(FileNotFoundError, match="no image other"):
+        pedestrians._read(tmp_path, "other")
+
+
+@pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")
+def test_every_person_of_a_small_photograph_has_pixels():
+    for photograph in detection.load_pedestrians("train"):
+        small = photograph.resized(48)
+        assert small.masks.flatten(1).any(1).all() and len(small.masks) == len(small.boxes)
 
 
 # The recipe

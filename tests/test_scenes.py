@@ -290,7 +290,7 @@ def test_captions_parse_back_to_the_scene():
         assert found == scenes.Facts(tuple(expected), scene.ground, scene.backdrop, scene.light) == scenes.facts(scene)
 
 
-def test_a_image_has_the_caption_of_its_scene(world):
+def test_an_image_has_the_caption_of_its_scene(world):
     for scene, image in world:
         assert image.caption == scenes.describe(scene)
         named = sorted(scenes.THINGS.index(mention.name) for mention in scenes.parse(image.caption).objects)
@@ -371,7 +371,7 @@ def test_a_quarter_of_each_drawn_object_is_seen():
         assert all(part >= 0.25 for part in seen(scene))
 
 
-def test_a_image_of_nothing():
+def test_an_image_of_nothing():
     image = scenes.render(stage())
     assert image.boxes.shape == (0, 4) and image.labels.shape == (0,) and image.masks.shape == (0, 64, 64)
     assert image.keypoints.shape == (0, len(scenes.KEYPOINTS), 3)

@@ -1,17 +1,10 @@
-"""Chapter 7: detection (детекция). Where in the image is what: boxes and classes, found at once, and how to score it.
+"""Detection (детекция): where in the image is what: boxes and classes, found at once, and how to score it.
 
-Boxes and their overlap, suppression of duplicates, anchors and their matching, COCO's evaluation, and an anchor-free
-detector are separate: `boxes`, `suppression`, `anchors`, `coco`, `network`, `losses`, `training`, `decoding`.
+`boxes`, their overlap, and the suppression of duplicates; `anchors` and their matching; `coco`'s evaluation; `model`, a
+detector without anchors, and its `training`; `pedestrians`, real photographs to learn from.
 """
 
-from course_lib.detection.anchors import (
-    BACKGROUND,
-    IGNORED,
-    anchor_grid,
-    decode_boxes,
-    encode_boxes,
-    match_anchors,
-)
+from course_lib.detection.anchors import BACKGROUND, IGNORED, anchor_grid, decode_boxes, encode_boxes, match_anchors
 from course_lib.detection.boxes import (
     FORMATS,
     area,
@@ -20,7 +13,6 @@ from course_lib.detection.boxes import (
     convert,
     crowd_iou,
     giou,
-    intersection,
     iou,
     nms,
     pairwise,
@@ -41,14 +33,10 @@ from course_lib.detection.coco import (
 )
 from course_lib.detection.model import (
     PEDESTRIAN_SIDE,
-    STRIDE,
     Detector,
     PerceptualBackbone,
     Prediction,
-    Pretrained,
-    Residual,
     SmallBackbone,
-    cell_centres,
     detect,
     objects,
     peaks,
@@ -58,7 +46,6 @@ from course_lib.detection.pedestrians import HELD_OUT, Photograph, load_pedestri
 from course_lib.detection.training import (
     PADDING,
     DetectionDataset,
-    Vary,
     detection_losses,
     detection_step,
     focal_loss,

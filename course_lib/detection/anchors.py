@@ -1,7 +1,7 @@
 """Anchors: boxes laid over the image beforehand, of which a network says which hold an object, and how to move them.
 
-As in Faster R-CNN (Ren et al. 2015) and RetinaNet (Lin et al. 2017). The detector of this chapter does without them;
-this is what it does without.
+As in Faster R-CNN (Ren et al. 2015) and RetinaNet (Lin et al. 2017). The course's own detector does without them: each
+cell answers for itself.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from course_lib.detection.boxes import check_boxes, iou, pairwise
+from course_lib.detection.boxes import check_boxes, iou, pairwise, wide
 
 BACKGROUND, IGNORED = -1, -2  # what `match_anchors` says of an anchor without an object
+
+
+def cell_centres(h: int, w: int, stride: int, device: torch.device | str | None = None) -> Tensor:
+    """(2, h, w) float32: x and y of the middles of a grid's cells, in pixels.
+
+    Args:
+        h, w: of the grid, in cells.
+        stride: of the grid, in pixels.
+        device: of the result; the CPU by default.
+    """
+    y, x = ((torch.arange(n, dtype=torch.float32, device=device) + 0.5) * stride for n in (h, w))
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1])
 
 
 def anchor_grid(size: tuple[int, int], stride: int, sides: Sequence[float], ratios: Sequence[float] = (1.0,)) -> Tensor:
     """Boxes of every side and ratio around the middle of every cell of a grid; those at the border stick out.
 
     Args:
-        size: (H, W) of the grid, in cells. stride: of the grid, in pixels.
-        sides: square roots of the areas, in pixels. ratios: height / width; the area does not depend on them.
+        size: (H, W) of the grid, in cells.
+        stride: of the grid, in pixels.
+        sides: square roots of the areas, in pixels.
+        ratios: height / width; the area does not depend on them.
 
     Returns:
         (H · W · A, 4) float32 xyxy, A = len(sides) · len(ratios): cells row by row, in each the sides in order, for
@@ -31,9 +45,9 @@ def anchor_grid(size: tuple[int, int], stride: int, sides: Sequence[float], rati
     if min(*size, stride, *sides, *ratios, len(sides), len(ratios)) <= 0:
         raise ValueError(f"all must be above 0: size {size}, stride {stride}, sides {sides}, ratios {ratios}")
     H, W = size
-    y, x = ((torch.arange(n, dtype=torch.float32) + 0.5) * stride for n in (H, W))
-    centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).view(H * W, 1, 2)
-    side, ratio = torch.tensor(sides).view(-1, 1), torch.tensor(ratios)
+    centres = cell_centres(H, W, stride).flatten(1).T[:, None]  # (H · W, 1, 2)
+    side, ratio = (torch.as_tensor(numbers, dtype=torch.float32) for numbers in (sides, ratios))
+    side = side[:, None]
     half = torch.stack([side / ratio.sqrt(), side * ratio.sqrt()], -1).view(1, -1, 2) / 2
     return torch.cat([centres - half, centres + half], -1).view(-1, 4)
 
@@ -43,17 +57,20 @@ def match_anchors(anchors: Tensor, boxes: Tensor, *, high: float = 0.7, low: flo
 
     An anchor takes the box it overlaps most if their IoU is at least `high`; below `low` it is background, and between
     the two nothing is asked of it. Then every box also gets the anchors that overlap it most, however little that is,
-    if they meet at all: no object is without a teacher. (An anchor that is best for one box keeps the box that it
-    itself overlaps most.)
+    if they meet at all, so that every object is learned from. (An anchor that is best for one box keeps the box that
+    it itself overlaps most.)
 
     Args:
-        anchors: (A, 4) xyxy. boxes: (N, 4) xyxy. high, low: IoU, 0 ≤ low ≤ high ≤ 1.
+        anchors: (A, 4) xyxy.
+        boxes: (N, 4) xyxy.
+        high, low: IoU, 0 ≤ low ≤ high ≤ 1.
 
     Returns:
         (A,) int64: the index of the box, or `BACKGROUND` (−1), or `IGNORED` (−2).
 
     Raises:
-        TypeError, ValueError: as for `check_boxes`; thresholds in the wrong order.
+        TypeError: boxes or anchors that are not floating-point.
+        ValueError: boxes or anchors that `check_boxes` refuses; thresholds in the wrong order.
     """
     if not 0 <= low <= high <= 1:
         raise ValueError(f"expected 0 ≤ low ≤ high ≤ 1, got low {low} and high {high}")
@@ -80,7 +97,8 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
         (..., 4).
 
     Raises:
-        TypeError, ValueError: as for `check_boxes`; a box or anchor without width or height.
+        TypeError: boxes or anchors that are not floating-point.
+        ValueError: boxes or anchors that `check_boxes` refuses, or without width or height.
     """
     (centre, size), (anchor_centre, anchor_size) = _centre_and_size(boxes), _centre_and_size(anchors)
     if not ((size > 0).all() and (anchor_size > 0).all()):
@@ -92,16 +110,17 @@ def decode_boxes(t: Tensor, anchors: Tensor) -> Tensor:
     """The boxes (..., 4) xyxy of numbers t (..., 4) as `encode_boxes` makes them.
 
     Raises:
-        TypeError, ValueError: as for `check_boxes`; t of another shape.
+        TypeError: anchors that are not floating-point.
+        ValueError: anchors that `check_boxes` refuses; t of another shape.
     """
     if t.shape[-1:] != (4,):
         raise ValueError(f"expected t (..., 4), got {tuple(t.shape)}")
     anchor_centre, anchor_size = _centre_and_size(anchors)
-    shift, scale = t.split(2, -1)
+    shift, scale = wide(t).split(2, -1)
     centre, size = anchor_centre + shift * anchor_size, anchor_size * scale.exp()
     return torch.cat([centre - size / 2, centre + size / 2], -1)
 
 
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    x1y1, x2y2 = check_boxes(boxes).split(2, -1)
+    x1y1, x2y2 = wide(check_boxes(boxes)).split(2, -1)
     return (x1y1 + x2y2) / 2, x2y2 - x1y1

@@ -1,10 +1,10 @@
-"""Boxes: their formats, the overlap of two of them (IoU), and one that still has a gradient where they miss (GIoU).
+"""Boxes: their formats, the overlap of two of them (IoU, GIoU), and the suppression of duplicates.
 
 Everywhere in the course a box is (x1, y1, x2, y2) in pixels, left, top, right, bottom, with x2 ≥ x1 and y2 ≥ y1; pixel
 (column, row) covers [column, column + 1] × [row, row + 1], so a whole image is (0, 0, W, H).
 
-
-Non-maximum suppression: of boxes that claim the same object, one stays (greedy), or the others fade (soft).
+Boxes in half precision are computed with, and come back, in float32: bfloat16 cannot tell pixel 257 from 258, and
+float16 ends at an area of 65504.
 """
 
 import math
@@ -18,6 +18,12 @@ FORMATS = ("xyxy", "xywh", "cxcywh")
 
 def check_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
     """The boxes themselves, if they are (..., 4) floating-point, finite, and in the format xyxy as far as one can see.
+
+    It looks at the values, so on a GPU it waits; a training step does without.
+
+    Args:
+        boxes: what to check.
+        name: what the messages call them.
 
     Raises:
         TypeError: not a tensor of floating-point numbers.
@@ -46,24 +52,31 @@ def _check_shape(boxes: Tensor, name: str = "boxes") -> None:
         raise ValueError(f"{name} must be (..., 4), got {tuple(boxes.shape)}")
 
 
+def wide(x: Tensor) -> Tensor:
+    """The same numbers in float32 or more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def convert(boxes: Tensor, source: str, target: str) -> Tensor:
     """Boxes (..., 4) in another format; differentiable.
 
     Args:
+        boxes: in the source format.
         source, target: `xyxy` (two corners), `xywh` (top left corner and size, as COCO's files), or `cxcywh` (centre
             and size).
 
     Raises:
-        TypeError: not floating-point. ValueError: an unknown format, another shape, or what cannot be of the source
-            format: a corner before the other, a negative width or height.
+        TypeError: not floating-point.
+        ValueError: an unknown format, another shape, or what cannot be of the source format: a corner before the
+            other, a negative width or height, NaN.
     """
     if source not in FORMATS or target not in FORMATS:
         raise ValueError(f"formats are {', '.join(FORMATS)}; got {source!r} and {target!r}")
     if source == "xyxy":
-        x1y1, x2y2 = check_boxes(boxes).split(2, -1)
+        x1y1, x2y2 = wide(check_boxes(boxes)).split(2, -1)
     else:
         _check_shape(boxes)
-        first, size = boxes.split(2, -1)
+        first, size = wide(boxes).split(2, -1)
         if not (size >= 0).all():  # written so that NaN fails too
             raise ValueError(f"boxes in {source} must have widths and heights ≥ 0; got {float(size.min()):.3g}")
         x1y1 = first if source == "xywh" else first - size / 2
@@ -77,16 +90,32 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) xyxy cut off at the border of an image of size (H, W) in pixels; outside, nothing is left of one.
 
     Raises:
-        TypeError, ValueError: as for `check_boxes`.
+        TypeError: boxes that are not floating-point.
+        ValueError: boxes that `check_boxes` refuses.
     """
     H, W = size
-    return torch.minimum(check_boxes(boxes).clamp(min=0), boxes.new_tensor([W, H, W, H]))
+    boxes = wide(check_boxes(boxes)).clamp(min=0)
+    return torch.minimum(boxes, boxes.new_tensor([W, H, W, H]))
 
 
 def area(boxes: Tensor) -> Tensor:
-    """(...) areas of boxes (..., 4) xyxy, in square pixels; at least float32, for a half ends at 65504."""
-    x1, y1, x2, y2 = _coordinates(check_boxes(boxes))
+    """(...) areas in square pixels of boxes (..., 4) xyxy.
+
+    Raises:
+        TypeError: boxes that are not floating-point.
+        ValueError: boxes that `check_boxes` refuses.
+    """
+    return _area(check_boxes(boxes))
+
+
+def _area(boxes: Tensor) -> Tensor:
+    x1, y1, x2, y2 = _coordinates(boxes)
     return (x2 - x1) * (y2 - y1)
+
+
+def _coordinates(boxes: Tensor) -> Tensor:
+    """(4, ...) x1, y1, x2, y2, each contiguous in memory: over every fourth number kernels run several times slower."""
+    return wide(boxes).movedim(-1, 0).contiguous()
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -95,19 +124,10 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(empty, 0, part / torch.where(empty, 1, whole))
 
 
-def _coordinates(boxes: Tensor) -> Tensor:
-    """(4, ...) x1, y1, x2, y2, each contiguous in memory: over every fourth number kernels run several times slower."""
-    return _wide(boxes).movedim(-1, 0).contiguous()
-
-
-def _wide(boxes: Tensor) -> Tensor:
-    return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
-
-
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """(...) areas in square pixels that boxes have in common, one by one; (..., 4) xyxy, of shapes that broadcast.
 
-    At least float32, as `area`; the boxes are taken to be in order, see `check_boxes`.
+    The boxes are taken to be in order, see `check_boxes`.
     """
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = _coordinates(a), _coordinates(b)
     width = torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)
@@ -127,13 +147,14 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
         (...).
 
     Raises:
-        TypeError, ValueError: as for `check_boxes`.
+        TypeError: boxes that are not floating-point.
+        ValueError: boxes that `check_boxes` refuses.
     """
     total, common = area(a) + area(b), intersection(a, b)
-    return _ratio(common, total - common).to(torch.promote_types(a.dtype, b.dtype))
+    return _ratio(common, total - common)
 
 
-def giou(a: Tensor, b: Tensor) -> Tensor:
+def giou(a: Tensor, b: Tensor, *, check: bool = True) -> Tensor:
     """Generalised IoU of boxes, one by one: IoU − |C ∖ (A ∪ B)| / |C| in [−1, 1], C the smallest box around both.
 
     Rezatofighi et al. 2019, algorithm 1. Equal to the IoU where C has no gaps; where the boxes do not meet, it still
@@ -141,25 +162,32 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 
     Args:
         a, b: (..., 4) xyxy, of shapes that broadcast.
+        check: whether to look at the values, for which a GPU waits; a training step does not.
 
     Returns:
         (...).
 
     Raises:
-        TypeError, ValueError: as for `check_boxes`.
+        TypeError: boxes that are not floating-point.
+        ValueError: boxes that `check_boxes` refuses.
     """
-    total, common = area(a) + area(b), intersection(a, b)
-    union = total - common
-    extent = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    around = _wide(extent).prod(-1)
-    return (_ratio(common, union) - _ratio(around - union, around)).to(extent.dtype)
+    if check:
+        check_boxes(a)
+        check_boxes(b)
+    a, b = wide(a), wide(b)
+    common = intersection(a, b)
+    union = _area(a) + _area(b) - common
+    around = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    return _ratio(common, union) - _ratio(around - union, around)
 
 
 def pairwise(overlap: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     """`iou` or `giou` of every box of one set with every box of the other.
 
     Args:
-        overlap: takes boxes that broadcast. a: (..., N, 4) xyxy. b: (..., M, 4) xyxy.
+        overlap: takes boxes that broadcast.
+        a: (..., N, 4) xyxy.
+        b: (..., M, 4) xyxy.
 
     Returns:
         (..., N, M).
@@ -173,11 +201,19 @@ def crowd_iou(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
     A crowd is one box around many objects; a detection anywhere inside of it is not held against the detector.
 
     Args:
-        a: (N, 4) detections. b: (M, 4) true boxes. crowd: (M,) bool.
+        a: (N, 4) detections.
+        b: (M, 4) true boxes.
+        crowd: (M,) bool.
 
     Returns:
         (N, M) in [0, 1].
+
+    Raises:
+        TypeError: boxes that are not floating-point, or crowd that is no bool.
+        ValueError: boxes that `check_boxes` refuses.
     """
+    if crowd.dtype != torch.bool:
+        raise TypeError(f"expected crowd as bool; got {crowd.dtype}")
     a, b = a[:, None], b[None]
     total, common = area(a) + area(b), intersection(a, b)
     return _ratio(common, torch.where(crowd, area(a), total - common))
@@ -195,7 +231,8 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float = 0.5, labels: Tensor | 
     answer, in as many rounds as the longest chain of removals (Zheng et al. 2021, "cluster NMS").
 
     Args:
-        boxes: (N, 4) xyxy. scores: (N,), any order, without NaN.
+        boxes: (N, 4) xyxy.
+        scores: (N,), any order, without NaN.
         threshold: IoU in [0, 1]; only more than this removes.
         labels: (N,) integers: boxes of different labels leave each other alone. For a batch of images, number
             the pairs (image, class).
@@ -204,13 +241,14 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float = 0.5, labels: Tensor | 
         (K,) int64 indices of boxes, by falling score.
 
     Raises:
-        TypeError, ValueError: as for `check_boxes`; scores or labels of another shape, NaN among the scores, or a
+        TypeError: boxes that are not floating-point, scores or labels that are no tensors.
+        ValueError: boxes that `check_boxes` refuses, scores or labels of another shape, NaN among the scores, or a
             threshold outside [0, 1].
     """
     _check(boxes, scores, labels)
     if not 0 <= threshold <= 1:
         raise ValueError(f"expected a threshold of IoU in [0, 1], got {threshold}")
-    areas = area(boxes)
+    areas = _area(boxes)
 
     def overlap(rows: Tensor, columns: Tensor) -> Tensor:
         """(R, C) bool: whether boxes of the same label have an IoU above the threshold."""
@@ -236,8 +274,10 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float = 0.5, labels: Tensor | 
 
 def _check(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> None:
     check_boxes(boxes)
-    for name, given in {"scores": scores, "labels": labels}.items():
-        if given is not None and (boxes.ndim != 2 or given.shape != boxes.shape[:1]):
+    for name, given in {"scores": scores, "labels": scores if labels is None else labels}.items():
+        if not isinstance(given, Tensor):
+            raise TypeError(f"expected {name} as a tensor, got {type(given).__name__}")
+        if boxes.ndim != 2 or given.shape != boxes.shape[:1]:
             raise ValueError(f"expected boxes (N, 4) and {name} (N,), got {tuple(boxes.shape)}, {tuple(given.shape)}")
     if scores.isnan().any():
         raise ValueError("scores must not be NaN")
@@ -259,15 +299,20 @@ def soft_nms(
     (`gaussian`, equation 3), or by 1 − IoU where the IoU is at least the threshold (`linear`, equation 2).
 
     Args:
-        boxes: (N, 4) xyxy. scores: (N,) ≥ 0. labels: (N,) integers, or None for one class.
-        sigma: of `gaussian`, > 0. threshold: of `linear`, in [0, 1].
+        boxes: (N, 4) xyxy.
+        scores: (N,) ≥ 0.
+        kind: `gaussian` or `linear`.
+        sigma: of `gaussian`, > 0.
+        threshold: of `linear`, in [0, 1].
         minimum: boxes end when the best score left is below this.
+        labels: (N,) integers, or None for one class.
 
     Returns:
         (K,) int64 indices of boxes in the order of their choice, and their (K,) lowered scores, which fall.
 
     Raises:
-        TypeError, ValueError: as for `nms`; an unknown kind; σ ≤ 0; scores that are negative or no floats.
+        TypeError: boxes that are not floating-point, scores or labels that are no tensors.
+        ValueError: what `nms` refuses; an unknown kind; σ ≤ 0; scores that are negative or no floats.
     """
     _check(boxes, scores, labels)
     if kind not in ("gaussian", "linear") or not sigma > 0 or not 0 <= threshold <= 1:
@@ -278,9 +323,10 @@ def soft_nms(
         raise ValueError(f"expected a minimum that is a number, and scores as floats; got {minimum}, {scores.dtype}")
     if (scores < 0).any():
         raise ValueError(f"scores must not be negative; got {float(scores.min()):.3g}")
-    chosen = list(_fading(boxes, scores.clone(), kind, sigma, threshold, minimum, labels))
+    left = wide(scores).clone()
+    chosen = list(_fading(boxes, left, kind, sigma, threshold, minimum, labels))
     indices = torch.tensor([index for index, _ in chosen], dtype=torch.int64, device=boxes.device)
-    return indices, scores.new_tensor([score for _, score in chosen])
+    return indices, left.new_tensor([score for _, score in chosen])
 
 
 def _fading(

@@ -1,6 +1,6 @@
 """How good is a detector? Average precision at one threshold, and the twelve numbers of COCO (Lin et al. 2014).
 
-What overlaps is a parameter: boxes here, masks in chapter 8. The rules are those of COCO's own evaluation, the fine
+What overlaps is a parameter: boxes here, masks in segmentation. The rules are those of COCO's own evaluation, the fine
 print included, and the results equal its to rounding: `evaluate(found, truth).summary()`.
 """
 
@@ -27,6 +27,8 @@ Overlap = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Objects:
     """The objects of one image: the true ones, or with scores the detected ones. N may be 0.
 
+    NumPy arrays become tensors.
+
     Attributes:
         shapes: (N, 4) boxes xyxy in pixels, or whatever the overlap function takes, such as (N, H, W) masks.
         labels: (N,) integers, the classes.
@@ -35,8 +37,9 @@ class Objects:
         crowd: (N,) bool, of true objects: regions of many objects, which nobody has to find; by default none.
 
     Raises:
-        ValueError: lengths that differ, scores that are NaN, or shapes other than boxes without areas.
-        TypeError: labels that are no integers, or crowd that is no bool.
+        TypeError: labels that are no integers, crowd that is no bool, or boxes that are not floating-point.
+        ValueError: lengths that differ, scores that are NaN, shapes other than boxes without areas, or boxes that
+            `check_boxes` refuses.
     """
 
     shapes: Tensor
@@ -47,6 +50,9 @@ class Objects:
 
     def __post_init__(self) -> None:
         fill = object.__setattr__  # the class is frozen for others
+        for name, given in vars(self).items():
+            if given is not None:
+                fill(self, name, torch.as_tensor(given))
         if self.areas is None:
             if self.shapes.shape[1:] != (4,):
                 raise ValueError(f"expected boxes (N, 4), or areas with other shapes; got {tuple(self.shapes.shape)}")
@@ -59,7 +65,7 @@ class Objects:
                 raise ValueError(
                     f"{len(self.shapes)} shapes need {name} ({len(self.shapes)},); got {tuple(given.shape)}"
                 )
-        if self.labels.is_floating_point() or self.crowd.dtype != torch.bool:
+        if self.labels.is_floating_point() or self.labels.dtype == torch.bool or self.crowd.dtype != torch.bool:
             raise TypeError(f"expected labels as integers, crowd as bool; got {self.labels.dtype}, {self.crowd.dtype}")
         if self.scores is not None and self.scores.isnan().any():
             raise ValueError("scores must not be NaN")
@@ -69,64 +75,41 @@ class Objects:
 
     def to(self, device: torch.device | str) -> "Objects":
         """The same on another device."""
-        moved = (None if part is None else part.to(device) for part in vars(self).values())
-        return Objects(*moved)
+        return Objects(*(None if part is None else part.to(device) for part in vars(self).values()))
 
     def __getitem__(self, chosen: Tensor) -> "Objects":
-        """Some of them, by indices (K,) or a bool mask (N,)."""
-        scores = None if self.scores is None else self.scores[chosen]
-        return Objects(self.shapes[chosen], self.labels[chosen], scores, self.areas[chosen], self.crowd[chosen])
+        """Some of them, by indices (K,) or a bool mask (N,).
 
-
-def assign(overlaps: Tensor, thresholds: Tensor, ignored: Tensor, crowd: Tensor) -> Tensor:
-    """Which true object each detection is taken to have found; the matching of COCO.
-
-    Detections choose in their order, the best first. Each takes, of the objects still free that it overlaps at least
-    by the threshold, the one it overlaps most; an ignored object only where there is no other. A crowd
-    is never used up.
-
-    Args:
-        overlaps: (D, G) of detections, by falling score, with the true objects of the same class.
-        thresholds: (T,). ignored: (A, G) bool, of A different questions. crowd: (G,) bool.
-
-    Returns:
-        (A, T, D) int64: the index of the object, −1 for none.
-    """
-    D, G = overlaps.shape
-    A, T = len(ignored), len(thresholds)
-    result = overlaps.new_full((A, T, D), -1, dtype=torch.int64)
-    if G == 0:
-        return result
-    free = torch.ones(A, T, G, dtype=torch.bool, device=overlaps.device)
-    enough = overlaps[:, None] >= thresholds.clamp(max=1 - 1e-10)[:, None]  # (D, T, G)
-    wanted = ~ignored[:, None]
-    for d in range(D):
-        possible = free & enough[d]
-        best = possible & wanted
-        best = torch.where(best.any(-1, keepdim=True), best, possible)
-        # The last of equals, as COCO has it: argmax finds the first.
-        index = G - 1 - torch.where(best, overlaps[d], -1).flip(-1).argmax(-1)
-        result[:, :, d] = torch.where(best.any(-1), index, -1)
-        taken = best & (torch.arange(G, device=index.device) == index[..., None]) & ~crowd
-        free &= ~taken
-    return result
+        Raises:
+            TypeError: uint8, which could mean either.
+        """
+        if torch.as_tensor(chosen).dtype == torch.uint8:
+            raise TypeError("expected indices as int64 or a mask of bool; got uint8")
+        return Objects(*(None if part is None else part[chosen] for part in vars(self).values()))
 
 
 def precision_recall_curve(scores: Tensor, correct: Tensor, positives: int) -> tuple[Tensor, Tensor]:
     """Precision and recall of the best k detections, for every k: the curve, point by point.
 
-    Precision (точность): what share of the k is correct. Recall (полнота): what share of all true objects is found.
+    Precision (точность): what proportion of the k is correct. Recall (полнота): what proportion of all true objects is
+    found.
 
     Args:
-        scores: (N,), any order; equal ones stay in theirs. correct: (N,) bool. positives: number of true objects, > 0.
+        scores: (N,), any order; equal ones stay in theirs. A tensor or a NumPy array, as `correct`.
+        correct: (N,) bool.
+        positives: number of true objects, > 0.
 
     Returns:
         (N,) float64 each, by falling score.
 
     Raises:
+        TypeError: correct that is no bool.
         ValueError: no true objects, for then recall means nothing, or fewer than correct detections; lengths that
             differ, or scores that are NaN.
     """
+    scores, correct = torch.as_tensor(scores), torch.as_tensor(correct)
+    if correct.dtype != torch.bool:
+        raise TypeError(f"expected correct as bool; got {correct.dtype}")
     if scores.ndim != 1 or correct.shape != scores.shape or scores.isnan().any():
         raise ValueError(f"expected scores and correct (N,), no NaN; got {tuple(scores.shape)}, {tuple(correct.shape)}")
     if positives < 1 or int(correct.sum()) > positives:
@@ -153,9 +136,50 @@ def interpolated(precision: Tensor, recall: Tensor) -> Tensor:
 def average_precision(scores: Tensor, correct: Tensor, positives: int) -> float:
     """The area under the precision–recall curve as COCO measures it: the mean of `interpolated`.
 
-    Args and errors: as for `precision_recall_curve`.
+    Takes, and refuses, what `precision_recall_curve` does.
     """
     return float(interpolated(*precision_recall_curve(scores, correct, positives)).mean())
+
+
+def assign(overlaps: Tensor, thresholds: Tensor, ignored: Tensor, crowd: Tensor) -> Tensor:
+    """Which true object each detection is taken to have found; the matching of COCO.
+
+    Detections choose in their order, the best first. Each takes, of the objects still free that it overlaps at least
+    by the threshold, the one it overlaps most; an ignored object only where there is no other. A crowd is never
+    used up.
+
+    Args:
+        overlaps: (D, G) of detections, by falling score, with the true objects of the same class.
+        thresholds: (T,).
+        ignored: (A, G) bool, of A different questions.
+        crowd: (G,) bool.
+
+    Returns:
+        (A, T, D) int64: the index of the object, −1 for none.
+
+    Raises:
+        TypeError: ignored or crowd that are no bool.
+    """
+    if ignored.dtype != torch.bool or crowd.dtype != torch.bool:
+        raise TypeError(f"expected ignored and crowd as bool; got {ignored.dtype}, {crowd.dtype}")
+    D, G = overlaps.shape
+    A, T = len(ignored), len(thresholds)
+    result = overlaps.new_full((A, T, D), -1, dtype=torch.int64)
+    if G == 0:
+        return result
+    free = torch.ones(A, T, G, dtype=torch.bool, device=overlaps.device)
+    enough = overlaps[:, None] >= thresholds.clamp(max=1 - 1e-10)[:, None]  # (D, T, G)
+    wanted = ~ignored[:, None]
+    for d in range(D):
+        possible = free & enough[d]
+        best = possible & wanted
+        best = torch.where(best.any(-1, keepdim=True), best, possible)
+        # The last of equals, as COCO has it: argmax finds the first.
+        index = G - 1 - torch.where(best, overlaps[d], -1).flip(-1).argmax(-1)
+        result[:, :, d] = torch.where(best.any(-1), index, -1)
+        taken = best & (torch.arange(G, device=index.device) == index[..., None]) & ~crowd
+        free &= ~taken
+    return result
 
 
 @dataclass(frozen=True)
@@ -163,7 +187,8 @@ class Evaluation:
     """What `evaluate` found; −1 where there was nothing to find.
 
     Attributes:
-        precision: (T, R, K, A, M) by threshold, recall, class, size and number of detections. recall: (T, K, A, M).
+        precision: (T, R, K, A, M) by threshold, recall, class, size and number of detections.
+        recall: (T, K, A, M).
         classes: the K labels, sorted.
     """
 
@@ -220,7 +245,8 @@ def evaluate(found: Sequence[Objects], truth: Sequence[Objects], overlap: Overla
     Permuting detections of different scores changes nothing; equal scores count in the order given, as in COCO.
 
     Args:
-        found: one `Objects` with scores for each image. truth: the true ones, in the same order.
+        found: one `Objects` with scores for each image.
+        truth: the true ones, in the same order.
         overlap: (shapes of D detections, shapes of G true objects, crowd (G,) bool) → (D, G) in [0, 1].
 
     Raises:

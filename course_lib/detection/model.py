@@ -1,12 +1,8 @@
 """A one-stage detector without anchors: every cell says what has its centre there, and which box that thing has.
 
-CenterNet (Zhou, Wang and Krähenbühl 2019, "Objects as Points") in small: a pyramid of features (Lin et al. 2017), read
-at a quarter of the image's size, and one head that classifies and regresses at once.
-
-
-From heatmap to objects: peaks, their boxes, and what suppression leaves of them.
-
-What the profession uses: torchvision's Faster R-CNN, trained on 118,000 photographs of COCO; a download of 78 MB.
+CenterNet (Zhou, Wang and Krähenbühl 2019, "Objects as Points") in small: a feature pyramid, read at a quarter of the
+image's size, and one head that classifies and regresses at once. Then from heatmaps to objects: peaks, their boxes, and
+what suppression leaves of them. Beside it torchvision's Faster R-CNN, which the profession uses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +18,12 @@ from course_lib import scenes
 from course_lib.base import zoo
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG
 from course_lib.base.pyramid import STRIDE, FeaturePyramid, Residual, SmallBackbone
-from course_lib.detection.boxes import clip, nms
+from course_lib.detection.anchors import cell_centres
+from course_lib.detection.boxes import clip, nms, wide
 from course_lib.detection.coco import Objects
 
 RARE = 0.1  # what an untrained network answers to "is there a centre here?" (Lin et al. 2017, section 4.1)
-LARGEST = 6.0  # logarithm of the largest side in cells, lest a wild guess overflow
+LARGEST = 6.0  # logarithm of the largest side in cells: a wild guess must not overflow
 
 
 class Prediction(NamedTuple):
@@ -41,20 +38,15 @@ class Prediction(NamedTuple):
     boxes: Tensor
 
 
-def cell_centres(h: int, w: int, stride: int = STRIDE) -> Tensor:
-    """(2, h, w) float32: x and y of the middles of cells, in pixels."""
-    y, x = ((torch.arange(n, dtype=torch.float32) + 0.5) * stride for n in (h, w))
-    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1])
-
-
 def to_boxes(regressed: Tensor, stride: int = STRIDE) -> Tensor:
     """Boxes (B, 4, h, w) xyxy in pixels of the four numbers a cell regresses, (B, 4, h, w).
 
     They are the offset of the object's centre from the middle of the cell, x and y, in cells, and the logarithms of
-    its width and height in cells. (Departure: the paper regresses the size itself, in cells.)
+    its width and height in cells. (Departure: the paper regresses the size itself, in cells.) At least float32:
+    bfloat16 cannot tell neighbouring pixels from 256 on.
     """
-    offset, log_size = regressed.split(2, 1)
-    centre = cell_centres(*regressed.shape[-2:], stride).to(regressed) + stride * offset
+    offset, log_size = wide(regressed).split(2, 1)
+    centre = cell_centres(*offset.shape[-2:], stride, offset.device) + stride * offset
     half = stride * log_size.clamp(max=LARGEST).exp() / 2
     return torch.cat([centre - half, centre + half], 1)
 
@@ -85,7 +77,11 @@ class PerceptualBackbone(nn.Module):
         return found
 
     def take_up(self, weights: Mapping[str, Tensor]) -> "PerceptualBackbone":
-        """Itself, with the embedded network's weights, a `state_dict` of `features.load("embedded")`, to go on from."""
+        """Itself, with the weights of the embedded network to go on from.
+
+        Args:
+            weights: the `state_dict` of `zoo.load("features")`.
+        """
         own = self.vgg.state_dict()
         self.vgg.load_state_dict({name: weights[name] for name in own})
         return self
@@ -151,7 +147,12 @@ def objects(
 
     Returns:
         For each image boxes inside of it, labels and scores in [0, 1].
+
+    Raises:
+        ValueError: a minimum or an IoU outside [0, 1].
     """
+    if not 0 <= minimum <= 1:
+        raise ValueError(f"expected a minimum score in [0, 1], got {minimum}")
     h, w = predicted.heatmap.shape[-2:]
     found = []
     for heatmap, boxes, peak in zip(
@@ -163,7 +164,7 @@ def objects(
         kept = scores.argsort(descending=True, stable=True)
         if suppress is not None:
             kept = nms(corners, scores, suppress, label)
-        found.append(Objects(corners[kept[:most]], label[kept[:most]], scores[kept[:most]]))
+        found.append(Objects(corners, label, scores)[kept[:most]])
     return found
 
 
@@ -174,7 +175,10 @@ def detect(detector: Detector, images: Tensor, batch_size: int = 64, **settings:
     The sides are filled up with grey to what the network wants, and the boxes cut at the image's own border.
 
     Args:
-        detector: in eval mode. settings: as for `objects`.
+        detector: in eval mode.
+        images: any number of them.
+        batch_size: how many the network sees at once.
+        settings: `minimum`, `suppress` and `most` of `objects`.
 
     Raises:
         ValueError: the detector is training: its BatchNorm would let images of a batch see each other.
@@ -201,7 +205,8 @@ FASTER_RCNN = models.FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1
 class Pretrained(nn.Module):
     """torchvision's Faster R-CNN (Ren et al. 2015) on MobileNetV3, which finds everyday things in photographs.
 
-    Trained on 118,000 photographs of COCO; a download of 78 MB.
+    Trained on 118,000 photographs of COCO; a download of 78 MB. For use rather than training: load it with
+    `zoo.load("faster_rcnn")`.
 
     Args:
         network: torchvision's.
