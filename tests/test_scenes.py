@@ -429,8 +429,8 @@ def test_everything_turns_up():
         ("texture", scenes.TEXTURES),
         ("colour", scenes.COLOURS),
     ):
-        shares = [sum(getattr(one, attribute) == name for one in things) / len(things) for name in names]
-        assert min(shares) > 0.6 / len(names), attribute
+        proportions = [sum(getattr(one, attribute) == name for one in things) / len(things) for name in names]
+        assert min(proportions) > 0.6 / len(names), attribute
     for attribute, names in (
         ("ground", scenes.GROUNDS),
         ("backdrop", scenes.BACKDROPS),
@@ -603,12 +603,36 @@ def test_captions_and_segments_are_exported(exported):
             np.testing.assert_array_equal(coco_masks.toBbox(packed), info["bbox"])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_run_lengths_equal_pycocotools(share):
-    mask = torch.rand(5, 7, generator=rng()) < share
+@pytest.mark.parametrize("proportion", [0.0, 0.3, 1.0])
+def test_run_lengths_equal_pycocotools(proportion):
+    mask = torch.rand(5, 7, generator=rng()) < proportion
     encoded = {"size": [5, 7], "counts": scenes.run_lengths(mask).tolist()}
     packed = coco_masks.frPyObjects(encoded, 5, 7)
     np.testing.assert_array_equal(coco_masks.decode(packed), mask.numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+def test_numbers_may_mark_a_mask(dtype):
+    """Whatever is not 0 is inside, as for pycocotools: 255 and 1 are one run."""
+    marked = torch.tensor([[0, 1, 255], [0, 255, 2], [3, 0, 0]])
+    assert torch.equal(scenes.run_lengths(marked.to(dtype)), scenes.run_lengths(marked > 0))
+    assert torch.equal(scenes.tight_boxes(marked[None].to(dtype)), scenes.tight_boxes(marked[None] > 0))
+
+
+def test_the_box_of_an_empty_mask_is_empty():
+    masks = torch.zeros(3, 5, 7, dtype=torch.bool)
+    masks[1, 2, 3:5] = True
+    assert scenes.tight_boxes(masks).tolist() == [[0, 0, 0, 0], [3, 2, 5, 3], [0, 0, 0, 0]]
+    packed = coco_masks.encode(np.asfortranarray(masks[0].numpy().astype(np.uint8)))
+    assert coco_masks.toBbox(packed).tolist() == [0, 0, 0, 0]
+    assert scenes.tight_boxes(masks[:0]).shape == (0, 4)
+
+
+def test_sizes_and_counts_may_be_numpy_s():
+    ours = scenes.Scenes(np.int64(3), np.int64(48), np.int64(2), objects=(np.int64(1), np.int64(3)))
+    theirs = scenes.Scenes(3, 48, 2, objects=(1, 3))
+    assert all(map(same, ours.render_all(), theirs.render_all())) and ours.scene(np.int64(1)) == theirs.scene(1)
+    assert same(ours[torch.tensor(2)], theirs[2]) and type(ours.scene(0).size) is int
 
 
 # Speed, and bad input

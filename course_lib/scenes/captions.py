@@ -10,15 +10,7 @@ import re
 from dataclasses import dataclass
 
 from course_lib.scenes.masks import without_hidden
-from course_lib.scenes.world import (
-    COLOURS,
-    GROUNDS,
-    SIZES,
-    TEXTURES,
-    THINGS,
-    Scene,
-    Thing,
-)
+from course_lib.scenes.world import COLOURS, GROUNDS, SIZES, TEXTURES, THINGS, Scene, Thing
 
 PLACES = ("left", "middle", "right")  # thirds of the image
 
@@ -48,22 +40,18 @@ class Facts:
     light: str
 
 
-def facts(scene: Scene) -> Facts:
-    """What the scene's caption ought to say, of the objects that are seen."""
-    return _facts(without_hidden(scene)[0])
-
-
 def describe(scene: Scene) -> str:
     """The scene in words, without objects of which too little is seen. `parse` inverts it to `facts(scene)`."""
-    return caption_of(without_hidden(scene)[0])
+    return say(facts(scene))
 
 
-def caption_of(scene: Scene) -> str:
-    """As `describe`, of a scene that has no hidden objects: quicker."""
-    return say(_facts(scene))
+def facts(scene: Scene) -> Facts:
+    """What the scene's caption has to say, of the objects that are seen."""
+    return facts_of_seen(without_hidden(scene)[0])
 
 
-def _facts(scene: Scene) -> Facts:
+def facts_of_seen(scene: Scene) -> Facts:
+    """The same of a scene whose objects are all seen, without a second look at their masks."""
     across = {thing: scene.camera.project(thing.x, 0, thing.z, 1)[0] for thing in scene.things}
 
     def mention(thing: Thing) -> Mention:
@@ -83,6 +71,9 @@ def say(facts: Facts) -> str:
     listed = " and ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]])) or "nothing"
     setting = f"on {facts.ground}{_BACKDROP_WORDS[facts.backdrop]} {_LIGHT_WORDS[facts.light]}"
     return f"{listed[0].upper()}{listed[1:]}, {setting}."
+
+
+_EXAMPLE = Facts((Mention("large", "striped", "red", "star", "left"),), "sand", "water", "dusk")
 
 
 def _any(words: tuple[str, ...] | list[str]) -> str:
@@ -116,6 +107,3 @@ def parse(caption: str) -> Facts:
         if say(result) == caption:
             return result
     raise ValueError(f"expected a caption as of describe(), such as {say(_EXAMPLE)!r}; got {caption!r}")
-
-
-_EXAMPLE = Facts((Mention("large", "striped", "red", "star", "left"),), "sand", "water", "dusk")

@@ -1,6 +1,7 @@
-"""Any number of scenes as a data set: the i-th depends on the seed and on i alone.
+"""Any number of scenes as a data set, and their export to the formats of COCO.
 
-Scenes in the formats of COCO, as its evaluators read them (Lin et al. 2014; Kirillov et al. 2019, panoptic).
+The i-th scene depends on the seed and on i alone. COCO's formats are written as its evaluators read them (Lin et al.
+2014; Kirillov et al. 2019, panoptic).
 """
 
 import operator
@@ -27,9 +28,11 @@ class Scenes(Dataset):
     numbers of objects, so torch cannot stack their labels.
 
     Args:
-        n: how many. size: of the images, 32 to 256 pixels.
+        n: how many.
+        size: of the images, 32 to 256 pixels.
         seed: other seeds give other scenes: take one for training and another for tests.
-        objects, things: as for `draw_scene`.
+        objects: the least and the most objects; fewer where there is no room.
+        things: the classes to draw from.
 
     Raises:
         ValueError: n below 1, or what `draw_scene` refuses.
@@ -44,6 +47,7 @@ class Scenes(Dataset):
         objects: tuple[int, int] = (1, 5),
         things: Sequence[str] = THINGS,
     ) -> None:
+        n = operator.index(n)
         if n < 1:
             raise ValueError(f"expected at least one scene; got {n}")
         self.n, self.size, self.seed, self.objects, self.things = n, size, seed, objects, tuple(things)
@@ -59,8 +63,8 @@ class Scenes(Dataset):
         if not -self.n <= i < self.n:
             raise IndexError(f"expected an index below {self.n}; got {i}")
         # torch's generator takes 32 bits. Counting on from a random start, no two scenes of a set share theirs.
-        generator = torch.Generator().manual_seed((self._start + i % self.n) % 2**32)
-        return draw_scene(generator, self.size, objects=self.objects, things=self.things)
+        rng = torch.Generator().manual_seed((self._start + i % self.n) % 2**32)
+        return draw_scene(rng, self.size, objects=self.objects, things=self.things)
 
     def __getitem__(self, index: int) -> Rendering:
         return render(self.scene(index))
@@ -119,11 +123,11 @@ def segments(image: Rendering) -> list[dict[str, Any]]:
 
 
 def run_lengths(mask: Tensor) -> Tensor:
-    """int64 (R,): lengths of the runs of 0, 1, 0, … of a mask (H, W) bool, down the columns as COCO has them.
+    """int64 (R,): lengths of the runs of 0, 1, 0, … of a mask (H, W), down the columns as COCO has them.
 
-    The first is 0 where the mask begins with a 1.
+    The first is 0 where the mask begins with a 1. Every value but 0 counts as 1.
     """
-    pixels = mask.T.flatten().int()
+    pixels = mask.T.flatten().bool().int()
     # A mask begins as if a 0 stood before it: then every change, the one at its start too, ends a run.
     changes = torch.diff(pixels, prepend=pixels.new_zeros(1)).nonzero().flatten()
     ends = torch.cat([changes, changes.new_tensor([len(pixels)])])

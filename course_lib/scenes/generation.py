@@ -1,4 +1,4 @@
-"""Scenes by lot."""
+"""Scenes drawn at random: a camera, objects on the ground before it, ground, backdrop and light."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,18 +6,7 @@ from dataclasses import replace
 import torch
 
 from course_lib.scenes.masks import seen
-from course_lib.scenes.world import (
-    BACKDROPS,
-    COLOURS,
-    GROUNDS,
-    LIGHTS,
-    SIZES,
-    TEXTURES,
-    THINGS,
-    Camera,
-    Scene,
-    Thing,
-)
+from course_lib.scenes.world import BACKDROPS, COLOURS, GROUNDS, LIGHTS, SIZES, TEXTURES, THINGS, Camera, Scene, Thing
 
 MOST_OBJECTS = 10
 _HEIGHTS = {"small": (0.95, 1.2), "large": (1.65, 2.0)}  # metres
@@ -25,45 +14,86 @@ _FIGURE = 1.35  # times as high, for its limbs to be seen
 _TILT = {"square": 0.25, "triangle": 0.12, "star": 0.3, "heart": 0.3, "tree": 0.06}  # radians at most, either way
 _NEAREST = 0.95  # row of the foot of the nearest objects, as a part of the image's height
 _REACH = 1.9  # the farthest objects are so many times farther than the nearest
-_SHARED = 0.55  # of the smaller of two objects' frames, at most, for both to be seen
+_OVERLAP = 0.55  # of the smaller of two objects' frames, at most, for both to be seen
 
 
 class _Dice:
-    """Draws from one generator."""
+    """Numbers and names from one random generator."""
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+    def __init__(self, rng: torch.Generator) -> None:
+        self.rng = rng
 
     def between(self, low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=self.generator, dtype=torch.float64))
+        return low + (high - low) * float(torch.rand((), generator=self.rng, dtype=torch.float64))
 
     def number(self, low: int, high: int) -> int:
         """From low to high, both included."""
-        return int(torch.randint(low, high + 1, (), generator=self.generator))
+        return int(torch.randint(low, high + 1, (), generator=self.rng))
 
     def one_of(self, names: Sequence[str]) -> str:
         return names[self.number(0, len(names) - 1)]
 
 
-def draw_camera(generator: torch.Generator) -> Camera:
+def draw_scene(
+    rng: torch.Generator,
+    size: int = 64,
+    *,
+    objects: tuple[int, int] = (1, 5),
+    things: Sequence[str] = THINGS,
+) -> Scene:
+    """A random scene whose objects are all to be seen: at least a quarter of each is in the image and not hidden.
+
+    Args:
+        rng: all chance comes from it; on the CPU.
+        size: of the image, 32 to 256 pixels; does not change what is drawn, apart from objects on the brink.
+        objects: the least and the most objects; fewer where there is no room, as in a quarter of scenes of 5.
+        things: the classes to draw from.
+
+    Raises:
+        ValueError: another size, number of objects, or class.
+        TypeError: rng that is no torch.Generator.
+    """
+    if not isinstance(rng, torch.Generator):
+        raise TypeError(f"expected a torch.Generator; got {type(rng).__name__}")
+    least, most = objects
+    if not 0 <= least <= most <= MOST_OBJECTS:
+        raise ValueError(f"expected 0 ≤ least ≤ most ≤ {MOST_OBJECTS} objects; got {objects}")
+    unknown = [name for name in things if name not in THINGS]
+    if unknown or not things:
+        raise ValueError(f"expected things of {', '.join(THINGS)}; got {', '.join(unknown) or 'none'}")
+
+    dice = _Dice(rng)
+    camera = _draw_camera(dice)
+    near = camera.focal * camera.height / (_NEAREST - camera.horizon)
+    scene = Scene(
+        things=_draw_things(dice, camera, dice.number(least, most), things),
+        ground=dice.one_of(GROUNDS),
+        backdrop=dice.one_of(BACKDROPS),
+        light=LIGHTS[(0, 0, 1, 2)[dice.number(0, 3)]],  # half of all scenes by day
+        camera=camera,
+        shore=near * _REACH * dice.between(1.1, 1.6),
+        grain=dice.number(0, 999),
+        size=size,
+    )
+    return replace(scene, things=tuple(t for t, part in zip(scene.things, seen(scene), strict=True) if part >= 0.25))
+
+
+def _draw_camera(dice: _Dice) -> Camera:
     """A camera at a person's height, the horizon in the upper half of the image."""
-    dice = _Dice(generator)
     return Camera(focal=dice.between(1.0, 1.25), horizon=dice.between(0.3, 0.42), height=dice.between(1.5, 1.9))
 
 
-def draw_things(
-    generator: torch.Generator, camera: Camera, count: int, things: Sequence[str] = THINGS
-) -> tuple[Thing, ...]:
+def _draw_things(dice: _Dice, camera: Camera, count: int, things: Sequence[str]) -> tuple[Thing, ...]:
     """`count` objects on the ground before the camera, back to front, none quite behind another.
 
     Where there is no room after many attempts, there are fewer.
     """
-    dice, placed = _Dice(generator), []
+    placed: list[Thing] = []
     for _ in range(20 * count):
         if len(placed) == count:
             break
         candidate = _draw_thing(dice, camera, dice.one_of(things))
-        if all(_shared(camera, candidate, other) < _SHARED for other in placed):
+        if all(_overlap(camera, candidate, other) < _OVERLAP for other in placed):
             placed.append(candidate)
     return tuple(sorted(placed, key=lambda thing: -thing.z))
 
@@ -88,7 +118,7 @@ def _draw_pose(dice: _Dice) -> tuple[float, ...]:
     return (*shoulders, *elbows, *hips, *knees)
 
 
-def _shared(camera: Camera, one: Thing, two: Thing) -> float:
+def _overlap(camera: Camera, one: Thing, two: Thing) -> float:
     """Overlap of two objects' square frames, as a part of the smaller frame."""
     frames = []
     for thing in (one, two):
@@ -98,46 +128,3 @@ def _shared(camera: Camera, one: Thing, two: Thing) -> float:
     (a, b, c, d), (e, f, g, h) = frames
     overlap = max(0.0, min(c, g) - max(a, e)) * max(0.0, min(d, h) - max(b, f))
     return overlap / min((c - a) * (d - b), (g - e) * (h - f))
-
-
-def draw_scene(
-    generator: torch.Generator,
-    size: int = 64,
-    *,
-    objects: tuple[int, int] = (1, 5),
-    things: Sequence[str] = THINGS,
-) -> Scene:
-    """A scene by lot, its objects all to be seen: at least a quarter of each is in the image and not hidden.
-
-    Args:
-        generator: all chance comes from it; on the CPU.
-        size: of the image, 32 to 256 pixels; does not change what is drawn, apart from objects on the brink.
-        objects: the least and the most objects; fewer where there is no room, as in a quarter of scenes of 5.
-        things: the classes to draw from.
-
-    Raises:
-        ValueError: another size, number of objects, or class.
-        TypeError: no generator.
-    """
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"expected a torch.Generator; got {type(generator).__name__}")
-    least, most = objects
-    if not 0 <= least <= most <= MOST_OBJECTS:
-        raise ValueError(f"expected 0 ≤ least ≤ most ≤ {MOST_OBJECTS} objects; got {objects}")
-    unknown = [name for name in things if name not in THINGS]
-    if unknown or not things:
-        raise ValueError(f"expected things of {', '.join(THINGS)}; got {', '.join(unknown) or 'none'}")
-
-    dice, camera = _Dice(generator), draw_camera(generator)
-    near = camera.focal * camera.height / (_NEAREST - camera.horizon)
-    scene = Scene(
-        things=draw_things(generator, camera, dice.number(least, most), things),
-        ground=dice.one_of(GROUNDS),
-        backdrop=dice.one_of(BACKDROPS),
-        light=LIGHTS[(0, 0, 1, 2)[dice.number(0, 3)]],  # half of all scenes by day
-        camera=camera,
-        shore=near * _REACH * dice.between(1.1, 1.6),
-        grain=dice.number(0, 999),
-        size=size,
-    )
-    return replace(scene, things=tuple(t for t, part in zip(scene.things, seen(scene), strict=True) if part >= 0.25))

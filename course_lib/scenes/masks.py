@@ -1,7 +1,4 @@
-"""Objects as the camera sees them, and how far a point of the image is from them.
-
-Which pixels an object covers, and which of them are seen.
-"""
+"""Objects as the camera sees them: their outlines in the image, the pixels they cover, and which of these are seen."""
 
 import functools
 import math
@@ -20,7 +17,9 @@ class Outline:
 
     Attributes:
         parts: what it consists of, later ones over earlier ones.
-        origin, scale, tilt: the frame that its texture is attached to: its middle, a unit's length, its turn.
+        origin: the middle of the frame that its texture is attached to.
+        scale: a unit's length in that frame.
+        tilt: its turn, in radians.
         joints: of a figure, the KEYPOINTS; else empty.
     """
 
@@ -59,7 +58,12 @@ def signed_distance(parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
     """Distance of points to the union of some parts, negative inside; exact outside, a bound inside.
 
     Args:
-        x: (W,). y: (H,). In pixels, float64. Returns (H, W).
+        parts: in pixels.
+        x: (W,), columns in pixels, float64.
+        y: (H,), rows in pixels, float64.
+
+    Returns:
+        (H, W), in pixels.
     """
     lines = [part for part in parts if len(part.points) < 3]
     found = [_to_polygon(part.points, x, y) - part.radius for part in parts if len(part.points) > 2]

@@ -1,6 +1,6 @@
-"""Colours and textures: the backdrop with its ground, and the objects in front of it.
+"""From the description of a scene to its image and labels: the backdrop, the objects in front of it, and what is true.
 
-From the description of a scene to its image and everything that is true of it.
+`render` puts them together; it is at the end.
 """
 
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.scenes.captions import caption_of
+from course_lib.scenes.captions import facts_of_seen, say
 from course_lib.scenes.masks import Cutout, centres, signed_distance, without_hidden
 from course_lib.scenes.world import CLASSES, KEYPOINTS, STUFF, THINGS, Scene, Thing
 
@@ -261,19 +261,18 @@ def render(scene: Scene) -> Rendering:
         keypoints=_keypoints(cutouts, panoptic, scene.size),
         depth=depth,
         camera=scene.camera.intrinsics(scene.size),
-        caption=caption_of(scene),
+        caption=say(facts_of_seen(scene)),
     )
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
-    """Boxes (N, 4) float32, (x0, y0, x1, y1) in pixels, around masks (N, H, W) that are not empty."""
-    boxes = []
+    """Boxes (N, 4) float32, (x0, y0, x1, y1) in pixels, around masks (N, H, W); of an empty one, zeros."""
+    ends = []
     for along in (masks.any(1), masks.any(2)):  # columns, rows
         length = along.shape[1]
-        first = along.byte().argmax(1)
-        boxes.append((first, length - along.flip(1).byte().argmax(1)))
-    (x0, x1), (y0, y1) = boxes
-    return torch.stack([x0, y0, x1, y1], 1).float()
+        ends.append((along.byte().argmax(1), length - along.flip(1).byte().argmax(1)))
+    (x0, x1), (y0, y1) = ends
+    return (torch.stack([x0, y0, x1, y1], 1) * masks.any(1).any(1)[:, None]).float()
 
 
 def _keypoints(cutouts: list[Cutout], panoptic: Tensor, size: int) -> Tensor:

@@ -1,14 +1,13 @@
 """What there is in the toy world: the description of a scene in metres, without any pixels.
 
 X points to the right, Y up, Z away from the camera; the ground is the plane Y = 0. Objects are flat cards that stand
-upright on it and face the camera, like scenery in a toy theatre, so that each has one depth.
-
-
-What the objects are made of: discs, thick lines and rounded polygons, in a frame of their own.
+upright on it and face the camera, like scenery in a toy theatre, so that each has one depth. They are made of discs,
+thick lines and rounded polygons, in a frame of their own.
 """
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -39,7 +38,8 @@ class Camera:
     Attributes:
         focal: focal length, in widths of the image.
         horizon: row of the horizon, as a part of the image's height, from the top.
-        height: over the ground, in metres. x, z: place over the ground, in metres; move it for a second view.
+        height: over the ground, in metres.
+        x, z: place over the ground, in metres; move it for a second view.
     """
 
     focal: float
@@ -77,7 +77,8 @@ class Thing:
 
     Attributes:
         name: its class, one of THINGS.
-        size: one of SIZES. height: in metres, as it stands untilted and, for a figure, with straight legs.
+        size: one of SIZES.
+        height: in metres, as it stands untilted and, for a figure, with straight legs.
         texture, colour: of TEXTURES and COLOURS.
         x, z: where its foot's middle stands, in metres.
         tilt: in radians, counter-clockwise.
@@ -135,6 +136,8 @@ class Scene:
         for value, allowed in ((self.ground, GROUNDS), (self.backdrop, BACKDROPS), (self.light, LIGHTS)):
             if value not in allowed:
                 raise ValueError(f"expected one of {', '.join(allowed)}; got {value!r}")
+        if isinstance(self.size, Integral):  # NumPy's too
+            object.__setattr__(self, "size", int(self.size))
         if not isinstance(self.size, int) or not SMALLEST <= self.size <= LARGEST:
             raise ValueError(f"expected a size of {SMALLEST} to {LARGEST} pixels; got {self.size!r}")
         if not math.isfinite(self.shore):
@@ -146,38 +149,17 @@ class Scene:
 
 Points = tuple[tuple[float, float], ...]
 
-KEYPOINTS = (
-    "head",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_hand",
-    "right_hand",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_foot",
-    "right_foot",
-)  # left and right are the figure's own, and it looks at us: its left is on the right
+_SIDES = ("left", "right")  # the figure's own, and it looks at us: its left is on the right
+_JOINTS = ("shoulder", "elbow", "hand", "hip", "knee", "foot")
+_BONES = (("shoulder", "elbow"), ("elbow", "hand"), ("shoulder", "hip"), ("hip", "knee"), ("knee", "foot"))
+KEYPOINTS = ("head", *(f"{side}_{joint}" for joint in _JOINTS for side in _SIDES))
 SKELETON = tuple(
     (KEYPOINTS.index(a), KEYPOINTS.index(b))
     for a, b in (
-        ("head", "left_shoulder"),
-        ("head", "right_shoulder"),
+        *(("head", f"{side}_shoulder") for side in _SIDES),
         ("left_shoulder", "right_shoulder"),
-        ("left_shoulder", "left_elbow"),
-        ("right_shoulder", "right_elbow"),
-        ("left_elbow", "left_hand"),
-        ("right_elbow", "right_hand"),
-        ("left_shoulder", "left_hip"),
-        ("right_shoulder", "right_hip"),
         ("left_hip", "right_hip"),
-        ("left_hip", "left_knee"),
-        ("right_hip", "right_knee"),
-        ("left_knee", "left_foot"),
-        ("right_knee", "right_foot"),
+        *((f"{side}_{a}", f"{side}_{b}") for side in _SIDES for a, b in _BONES),
     )
 )
 
@@ -251,21 +233,16 @@ def _joints(pose: tuple[float, ...]) -> Points:
 
 def _figure(joints: Points) -> tuple[Part, ...]:
     at = dict(zip(KEYPOINTS, joints, strict=True))
-    sides = ("left", "right")
-    legs = [Part((at[f"{s}_{a}"], at[f"{s}_{b}"]), 0.05, tone="trousers") for s in sides for a, b in _LEG]
-    hands = [Part((at[f"{s}_elbow"], at[f"{s}_hand"]), 0.042, tone="skin") for s in sides]
-    sleeves = [Part((at[f"{s}_shoulder"], at[f"{s}_elbow"]), 0.048, tone="sleeve") for s in sides]
-    torso = Part(tuple(at[name] for name in _TORSO), 0.055)
+    legs = [Part((at[f"{s}_{a}"], at[f"{s}_{b}"]), 0.05, tone="trousers") for s in _SIDES for a, b in _BONES[-2:]]
+    hands = [Part((at[f"{s}_elbow"], at[f"{s}_hand"]), 0.042, tone="skin") for s in _SIDES]
+    sleeves = [Part((at[f"{s}_shoulder"], at[f"{s}_elbow"]), 0.048, tone="sleeve") for s in _SIDES]
+    torso = Part(tuple(at[name] for name in ("left_shoulder", "right_shoulder", "right_hip", "left_hip")), 0.055)
     head = Part((at["head"],), 0.12, tone="skin")
     x, y = at["head"]
     face = [((x - 0.045, y + 0.01),), ((x + 0.045, y + 0.01),)]  # two eyes, and a smile of two lines
     face += [((x + side * 0.035, y - 0.05), (x, y - 0.062)) for side in (-1, 1)]
     features = [Part(points, 0.022 if len(points) == 1 else 0.009, tone="ink") for points in face]
     return (*legs, *hands, *sleeves, torso, head, *features)
-
-
-_LEG = (("hip", "knee"), ("knee", "foot"))
-_TORSO = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
 
 
 def parts_of(thing: Thing) -> tuple[tuple[Part, ...], Points]:
