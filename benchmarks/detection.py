@@ -1,4 +1,4 @@
-"""Chapter 7 in numbers: by-hand overlap and suppression against torchvision, the live detector, the shipped ones.
+"""Detection in numbers: by-hand overlap and suppression against torchvision, the live detector, the shipped ones.
 
     python benchmarks/detection.py --json detection.json        about 4 minutes on 2 cores
     python benchmarks/detection.py --only live                  three trainings of 45 s
@@ -36,7 +36,7 @@ BATCH = 16
 
 
 def drawn_boxes(n: int, far: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """n boxes with sides up to 100, spread over a square of that side, and their scores."""
+    """n boxes with sides up to 100 in a square of side `far`, and their scores."""
     rng = torch.Generator().manual_seed(seed)
     corner = far * torch.rand(n, 2, generator=rng)
     return torch.cat([corner, corner + 100 * torch.rand(n, 2, generator=rng)], 1), torch.rand(n, generator=rng)

@@ -1,11 +1,11 @@
-"""Train the detectors of chapter 7: objects of the toy world, and real pedestrians.
+"""Train the detectors: objects of the toy world, and real pedestrians.
 
     python recipes/detection.py                            # both, one after the other
     python recipes/detection.py --model pedestrians        # one of them; continues where it was interrupted
 
 | model | data | what it is |
 |---|---|---|
-| `scenes` | scenes of `base.scenes`, drawn anew | from random weights, the network that lesson 7 trains live |
+| `scenes` | scenes of the toy world, drawn anew | from random weights, the network that the lesson trains live |
 | `pedestrians` | Penn-Fudan, 135 photographs | on top of the embedded perceptual network of `base.features` |
 
 Penn-Fudan is found in `COURSE_DATA`, or downloaded from its authors. What is found in held-out images is drawn to
@@ -48,7 +48,7 @@ PRESETS = {
 
 
 def scene_data(count: int, seed: int) -> detection.DetectionDataset:
-    """Scenes by lot as training data."""
+    """Random scenes as training data."""
     drawn = scenes.Scenes(count, SIZE, seed).render_all(lambda p: (p.image, detection.Objects(p.boxes, p.labels)))
     return detection.DetectionDataset(*zip(*drawn, strict=True))
 

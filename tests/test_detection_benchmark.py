@@ -1,12 +1,9 @@
-"""The benchmark of chapter 7 runs, and its bars can fail."""
+"""The benchmark of detection runs, and its bars can fail."""
 
 import importlib
 import json
-from pathlib import Path
 
 import pytest
-
-PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "detection.py"
 
 
 @pytest.fixture(scope="module")

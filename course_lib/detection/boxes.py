@@ -8,7 +8,7 @@ float16 ends at an area of 65504.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -323,27 +323,15 @@ def soft_nms(
         raise ValueError(f"expected a minimum that is a number, and scores as floats; got {minimum}, {scores.dtype}")
     if (scores < 0).any():
         raise ValueError(f"scores must not be negative; got {float(scores.min()):.3g}")
-    left = wide(scores).clone()
-    chosen = list(_fading(boxes, left, kind, sigma, threshold, minimum, labels))
-    indices = torch.tensor([index for index, _ in chosen], dtype=torch.int64, device=boxes.device)
-    return indices, left.new_tensor([score for _, score in chosen])
-
-
-def _fading(
-    boxes: Tensor, left: Tensor, kind: str, sigma: float, threshold: float, minimum: float, labels: Tensor | None
-) -> Iterator[tuple[int, float]]:
-    """Index and lowered score of the best box, again and again; `left` are the scores, −∞ for boxes taken out."""
-    taken = torch.zeros_like(left, dtype=torch.bool)
-    for _ in range(len(boxes)):
+    left, indices, lowered = wide(scores), [], []
+    while len(indices) < len(boxes) and float(left.max()) >= minimum:
         best = int(left.argmax())
-        score = float(left[best])
-        if score < minimum:
-            return
-        yield best, score
+        indices.append(best)
+        lowered.append(float(left[best]))
         overlap = iou(boxes[best], boxes)
         factor = torch.exp(-overlap.square() / sigma)
         if kind == "linear":
             factor = torch.where(overlap >= threshold, 1 - overlap, 1)
-        left *= factor if labels is None else torch.where(labels == labels[best], factor, 1)
-        taken[best] = True
-        left[taken] = -math.inf  # again for all: −∞ times a factor of 0 is NaN
+        left = left * (factor if labels is None else torch.where(labels == labels[best], factor, 1))
+        left[indices] = -math.inf  # again for all that were chosen: −∞ times a factor of 0 is NaN
+    return torch.tensor(indices, dtype=torch.int64, device=boxes.device), left.new_tensor(lowered)
