@@ -861,6 +861,14 @@ def test_pedestrians_offline_say_what_to_do(monkeypatch, tmp_path):
         detection.load_pedestrians()
 
 
+def test_a_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):
+    (tmp_path / "sets" / "pennfudan").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COURSE_DATA", "~/sets")
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "sets" / "pennfudan"))):
+        detection.load_pedestrians()
+
+
 def packed(path, count):
     """An archive as the authors': so many tiny images, with three people in the first and fewer masks than needed."""
     image, mask = io.BytesIO(), io.BytesIO()
@@ -998,9 +1006,10 @@ def test_a_street_without_people_can_be_read(tmp_path):
 
 @pytest.mark.skipif(not HAS_PEDESTRIANS, reason="needs pennfudan in COURSE_DATA")
 def test_every_person_of_a_small_photograph_has_pixels():
-    for photograph in detection.load_pedestrians("train"):
-        small = photograph.resized(48)
-        assert small.masks.flatten(1).any(1).all() and len(small.masks) == len(small.boxes)
+    photographs = detection.load_pedestrians("test")
+    small = [photograph.resized(64) for photograph in photographs]
+    assert all(p.masks.flatten(1).any(1).all() and len(p.masks) == len(p.boxes) for p in small)
+    assert sum(len(p.boxes) for p in photographs) - sum(len(p.boxes) for p in small) == 1, "in FudanPed00063"
 
 
 # The recipe
