@@ -99,7 +99,7 @@ def _folder() -> Path:
     for attempt in range(ATTEMPTS):
         try:
             _download(folder)
-        except (OSError, requests.RequestException, DamagedError) as error:
+        except (OSError, requests.RequestException, zipfile.BadZipFile) as error:
             if attempt == ATTEMPTS - 1:
                 raise datasets.DownloadError(f"cannot download {URL}: {error}; try again later, or {advice}") from error
         else:
@@ -119,22 +119,18 @@ def _download(folder: Path) -> None:
                 raise
 
 
-class DamagedError(ValueError):
-    """An archive that is cut short, changed, or another one."""
-
-
 def unpack(archive: Path, into: Path) -> Path:
     """Unpack the authors' archive into a folder; returns the folder of the data set in it.
 
     Raises:
-        DamagedError: a damaged archive, or one with another number of images, masks or people.
+        BadZipFile: a damaged archive, or one with another number of images, masks or people.
     """
     try:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(into)  # which checks the archive's own checksums
-    # What Python's zipfile raises for bytes that were changed; OSError is the disk's.
+    # Where bytes were changed, zipfile raises all of these; an OSError is the disk's.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error) as error:
-        raise DamagedError(f"the archive is damaged ({error})") from error
+        raise zipfile.BadZipFile(f"the archive is damaged ({error})") from error
     inside = into / "PennFudanPed"
     marked = "".join(path.read_text(errors="replace") for path in inside.glob("Annotation/*.txt"))
     found = (
@@ -143,7 +139,7 @@ def unpack(archive: Path, into: Path) -> Path:
         len(re.findall("^Bounding box", marked, re.MULTILINE)),
     )
     if found != (len(NAMES), len(NAMES), PEOPLE):
-        raise DamagedError(f"expected {len(NAMES)} images, as many masks and {PEOPLE} people, got {found}")
+        raise zipfile.BadZipFile(f"expected {len(NAMES)} images, as many masks and {PEOPLE} people, got {found}")
     return inside
 
 

@@ -88,16 +88,13 @@ def to_coco(images: Sequence[Rendering]) -> dict[str, Any]:
         uncompressed run lengths; figures with `keypoints`), `captions` (`image_id`, `caption`) and `panoptic`
         (`image_id`, `segments_info`, whose ids are those in `Rendering.panoptic`).
     """
-    annotations: list[dict[str, Any]] = []
-    for image_id, image in enumerate(images, 1):
-        for n in range(len(image.labels)):
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **_instance(image, n)})
     numbered = list(enumerate(images, 1))
+    found = [{"image_id": i, **_instance(image, n)} for i, image in numbered for n in range(len(image.labels))]
     return {
         "info": {"description": "Scenes of the toy world"},
         "images": [_image(i, image) for i, image in numbered],
         "categories": [_category(index) for index in range(len(CLASSES))],
-        "annotations": annotations,
+        "annotations": [{"id": number, **entry} for number, entry in enumerate(found, 1)],
         "captions": [{"id": i, "image_id": i, "caption": image.caption} for i, image in numbered],
         "panoptic": [{"image_id": i, "segments_info": segments(image)} for i, image in numbered],
     }

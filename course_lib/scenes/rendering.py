@@ -51,21 +51,6 @@ _FLECKS = {"grass": (0.4, 0.12, 0.5, 0.35), "sand": (0.3, 0.2, 0.2, 0.25), "snow
 HILLS_DEPTH = 80.0  # metres: where the hills stand, a card like all else
 
 
-@dataclass(frozen=True)
-class Backdrop:
-    """Everything behind the objects.
-
-    Attributes:
-        image: (3, H, W) float32 in [0, 1].
-        stuff: (H, W) int64, indices into STUFF.
-        depth: (H, W) float32, metres along the camera's axis; infinity for the sky.
-    """
-
-    image: Tensor
-    stuff: Tensor
-    depth: Tensor
-
-
 def _over(image: Tensor, paint: Tensor, alpha: Tensor) -> Tensor:
     return image + (paint - image) * alpha
 
@@ -82,8 +67,13 @@ def _scattered(x: Tensor, y: Tensor, grain: int) -> tuple[Tensor, Tensor, Tensor
     return x - i - 0.25 - 0.5 * first, y - j - 0.25 - 0.5 * second, third
 
 
-def backdrop(scene: Scene) -> Backdrop:
-    """Sky, hills or water, and ground, with the objects' shadows on it."""
+def backdrop(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+    """Everything behind the objects: sky, hills or water, and ground with the objects' shadows on it.
+
+    Returns:
+        The image (3, H, W) float32 in [0, 1]; its stuff (H, W) int64, indices into STUFF; its depth (H, W) float32,
+        metres along the camera's axis, infinity for the sky.
+    """
     size, camera = scene.size, scene.camera
     f, horizon = camera.focal * size, camera.horizon * size
     columns, rows = centres(0, size), centres(0, size)[:, None]
@@ -109,7 +99,7 @@ def backdrop(scene: Scene) -> Backdrop:
         image = _over(image, _over(PAINTS["hills"] * light, low, 0.25 + 0.3 * (rows - top).float() / size), alpha)
         hills = (rows > top) & (rows <= foot)
         stuff, depth = torch.where(hills, STUFF.index("hills"), stuff), torch.where(hills, away, depth)
-    return Backdrop(image.clamp(0, 1), stuff, depth.float())
+    return image.clamp(0, 1), stuff, depth.float()
 
 
 def _sky(scene: Scene, high: Tensor, low: Tensor, light: Tensor) -> Tensor:
@@ -243,9 +233,8 @@ class Rendering:
 def render(scene: Scene) -> Rendering:
     """The image of a scene and its labels; objects of which too little is seen are left out of all of them."""
     scene, cutouts, masks = without_hidden(scene)
-    behind = backdrop(scene)
-    image, depth = behind.image, behind.depth
-    semantic = behind.stuff + len(THINGS)
+    image, stuff, depth = backdrop(scene)
+    semantic = stuff + len(THINGS)
     panoptic = semantic + STUFF_SEGMENTS
     labels = torch.tensor([CLASSES.index(thing.name) for thing in scene.things], dtype=torch.int64)
     for n, (thing, cutout, mask) in enumerate(zip(scene.things, cutouts, masks, strict=True)):
