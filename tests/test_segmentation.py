@@ -1,6 +1,9 @@
 """Run lengths against pycocotools, losses against torch, mIoU against sklearn and torchmetrics."""
 
+import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +295,77 @@ def test_counts_are_whole_numbers():
     assert rle.area(rle.from_coco({"size": [2, 3], "counts": list(np.array([1, 2, 3]))})) == 2  # NumPy's count, too
     with pytest.raises(ValueError, match="runs of a mask -2×-3"):
         rle.from_coco({"size": [-2, -3], "counts": [6]})
+
+
+# Polygons, which most of COCO's objects have
+
+
+def test_polygons_are_drawn_as_pycocotools_draws_them():
+    """Drawn ones: corners outside of the image, on pixels' edges, twice the same, outlines that cross themselves."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        H, W = (int(n) for n in random.integers(3, 40, 2))
+        corners = random.uniform(-5, 45, (random.integers(3, 9), 2)).round(random.integers(0, 4))
+        corners = np.repeat(corners, random.integers(1, 3, len(corners)), axis=0)
+        theirs = oracle.decode(oracle.frPyObjects([corners.ravel().tolist()], H, W))[..., 0]
+        ours = rle.decode(rle.from_polygons([corners.ravel()], (H, W)))
+        assert np.array_equal(ours.numpy(), theirs.astype(bool)), (H, W, corners.tolist())
+
+
+@pytest.mark.parametrize("file", ["instances_train2017", "instances_val2017"])
+def test_every_annotation_of_coco(file):
+    root = os.environ.get("COURSE_DATA")
+    paths = list(Path(root).expanduser().glob(f"coco_mini/**/{file}.json")) if root else []
+    if not paths:
+        pytest.skip("needs coco_mini in COURSE_DATA")
+    content = json.loads(paths[0].read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    polygons = 0
+    for annotation in content["annotations"]:
+        stored, (H, W) = annotation["segmentation"], sizes[annotation["image_id"]]
+        theirs = oracle.frPyObjects(stored, H, W)
+        theirs = oracle.merge(theirs) if isinstance(theirs, list) else theirs
+        ours = rle.from_coco(stored, (H, W))
+        assert rle.to_coco(ours)["counts"] == theirs["counts"].decode(), annotation["id"]
+        polygons += isinstance(stored, list)
+    assert polygons > 100
+
+
+def test_polygons_that_are_none_are_refused():
+    for bad in ([1, 2, 3, 4, 5], [1, 2, 3, 4], [1, 2, 3, 4, 5, float("nan")]):
+        with pytest.raises(ValueError, match="x1, y1"):
+            rle.from_polygons([bad], (8, 8))
+    with pytest.raises(ValueError, match="size"):
+        rle.from_coco([[0, 0, 4, 0, 4, 4]])
+    assert rle.area(rle.from_polygons([], (5, 6))) == 0
+
+
+# Half precision, NumPy, and other types that people bring
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_over_pixels_do_not_overflow(dtype):
+    half = torch.zeros(400, 400, dtype=dtype)
+    half[:200] = 1
+    assert float(training.dice(half, half)) == pytest.approx(1)
+    assert float(training.dice(half, half > 0)) == pytest.approx(1)
+    logits = torch.zeros(4, 3, 256, 256, dtype=dtype, requires_grad=True)
+    labels = torch.arange(4 * 256 * 256).view(4, 256, 256) % 3
+    loss = training.dice_loss(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert float(loss) == pytest.approx(2 / 3, abs=1e-3) and gradient.abs().max() > 0
+    assert float(training.cross_entropy(logits, labels)) == pytest.approx(math.log(3), rel=1e-3)
+
+
+def test_maps_and_masks_of_numpy_and_of_small_integers():
+    truth = torch.tensor([[0, 1, 1], [1, 0, 255]])
+    predicted = torch.tensor([[0, 1, 0], [1, 0, 0]])
+    whole = semantic.confusion_matrix(predicted, truth, 2)
+    assert torch.equal(semantic.confusion_matrix(predicted.numpy(), truth.numpy().astype(np.uint8), 2), whole)
+    assert torch.equal(semantic.paint(truth.byte()), semantic.paint(truth))
+    mask = truth == 1
+    assert rle.to_coco(rle.encode(mask.numpy())) == rle.to_coco(rle.encode(mask))
+    assert torch.equal(semantic.rim(mask.numpy()), semantic.rim(mask))
+    for function in (semantic.rim, rle.encode):  # ~1 of bytes is 254
+        with pytest.raises(TypeError, match="booleans; got torch.uint8"):
+            function(mask.byte())

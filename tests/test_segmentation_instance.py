@@ -302,3 +302,30 @@ def test_autocast_is_off_for_counting():
     """The helper that mask IoU leans on."""
     with torch.autocast("cpu", torch.bfloat16), runtime.no_autocast("cpu"):
         assert (torch.ones(1, 1000) @ torch.ones(1000, 1)).item() == 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_instances_of_maps_in_half_precision(dtype):
+    """One object of 90,000 pixels: votes are sums that no half holds, and offsets point farther than its digits."""
+    H = W = 320
+    masks = torch.zeros(1, H, W, dtype=torch.bool)
+    masks[0, 10:310, 10:310] = True
+    heatmap, offsets = centre_targets(masks)
+    probabilities = torch.stack([masks[0].float() * 0.75, 1 - masks[0].float() * 0.75, torch.zeros(H, W)])
+    found = instances(probabilities.to(dtype), heatmap.to(dtype), offsets.to(dtype), np.array([0, 2]))
+    assert torch.equal(found.masks, masks) and found.labels.tolist() == [0]
+    assert float(found.scores) == pytest.approx(0.75 * float(heatmap.max()), abs=0.01)
+
+
+def test_masks_from_numpy_and_no_others():
+    masks = random_masks(3, 12, 15, 1)
+    torch.testing.assert_close(mask_iou(masks.numpy(), masks.numpy()), mask_iou(masks, masks), equal_nan=True)
+    assert Instances(masks.numpy(), np.arange(3)).labels.dtype == torch.int64
+    for bad in (masks.byte(), masks.long(), masks.float(), 255 * masks.byte()):
+        for function in (
+            lambda x: mask_iou(x, x),
+            lambda x: centre_targets(x[:1]),
+            lambda x: Instances(x, torch.arange(3)),
+        ):
+            with pytest.raises(TypeError, match="booleans"):
+                function(bad)

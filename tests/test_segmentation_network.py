@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from course_lib import detection, scenes, segmentation
 from course_lib.base import checkpoints, zoo
@@ -18,13 +19,13 @@ SHIPPED = checkpoints.folder() / "panoptic_scenes.safetensors"
 
 
 @pytest.fixture(scope="module")
-def images() -> list[scenes.Rendering]:
+def rendered() -> list[scenes.Rendering]:
     return scenes.Scenes(6, 64, seed=3).render_all()
 
 
 @pytest.fixture(scope="module")
-def data(images) -> segmentation.SegmentationDataset:
-    return segmentation.SegmentationDataset.of(images)
+def data(rendered) -> segmentation.SegmentationDataset:
+    return segmentation.SegmentationDataset.of(rendered)
 
 
 def tiny() -> segmentation.SegmentationNet:
@@ -61,12 +62,12 @@ def test_a_detector_lends_its_backbone_and_pyramid():
         tiny().take_up(detection.Detector(8, detection.SmallBackbone((16, 32, 48)), width=16))
 
 
-def test_targets_are_what_the_scenes_say(images, data):
+def test_targets_are_what_the_scenes_say(rendered, data):
     assert len(data) == 6
     images, semantic, heatmaps, offsets = data[torch.tensor([4, 1])]
-    assert (images - torch.stack([images[i].image for i in (4, 1)])).abs().max() < 1 / 255
-    assert torch.equal(semantic[1], images[1].semantic)
-    heatmap, to_centre = segmentation.centre_targets(images[1].masks)
+    assert (images - torch.stack([rendered[i].image for i in (4, 1)])).abs().max() < 1 / 255
+    assert torch.equal(semantic[1], rendered[1].semantic)
+    heatmap, to_centre = segmentation.centre_targets(rendered[1].masks)
     torch.testing.assert_close(heatmaps[1], heatmap, atol=1e-3, rtol=0)
     torch.testing.assert_close(offsets[1], to_centre, atol=2e-2, rtol=0)
 
@@ -79,14 +80,14 @@ def test_drawn_targets_are_those_of_the_scenes(data):
         assert torch.equal(mine, other)
 
 
-def test_mirrored_targets_are_the_targets_of_the_mirrored_scene(images, data):
+def test_mirrored_targets_are_the_targets_of_the_mirrored_scene(rendered, data):
     batch = segmentation.mirror(data[:2], torch.tensor([True, False]))
     for part, original in zip(batch, data[:2], strict=True):
         assert torch.equal(part[1], original[1])
-    heatmap, to_centre = segmentation.centre_targets(images[0].masks.flip(-1))
+    heatmap, to_centre = segmentation.centre_targets(rendered[0].masks.flip(-1))
     torch.testing.assert_close(batch[2][0], heatmap, atol=1e-3, rtol=0)
     torch.testing.assert_close(batch[3][0], to_centre, atol=2e-2, rtol=0)
-    assert torch.equal(batch[0][0], data[:1][0][0].flip(-1)) and torch.equal(batch[1][0], images[0].semantic.flip(-1))
+    assert torch.equal(batch[0][0], data[:1][0][0].flip(-1)) and torch.equal(batch[1][0], rendered[0].semantic.flip(-1))
 
 
 def train(data, steps: int, resume_from=None) -> Loop:
@@ -116,8 +117,8 @@ def test_offsets_count_on_things_alone(data):
     assert float(step(empty[:])["offsets"]) == 0 < float(step(data[:])["offsets"])
 
 
-def test_predict_does_not_depend_on_batches_and_leaves_a_training_alone(images):
-    network, images = tiny(), torch.stack([image.image for image in images])
+def test_predict_does_not_depend_on_batches_and_leaves_a_training_alone(rendered):
+    network, images = tiny(), torch.stack([image.image for image in rendered])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     whole, parts = segmentation.predict(network, images), segmentation.predict(network, images, 4)
     for one, other in zip(whole, parts, strict=True):
@@ -127,20 +128,20 @@ def test_predict_does_not_depend_on_batches_and_leaves_a_training_alone(images):
     assert not network.training
 
 
-def test_a_perfect_network_gets_perfect_scores(images, monkeypatch):
-    monkeypatch.setattr(panoptic, "predict", lambda network, images: perfect(images))
-    scores = segmentation.evaluate(tiny(), images, threshold=0.5)
+def test_a_perfect_network_gets_perfect_scores(rendered, monkeypatch):
+    monkeypatch.setattr(panoptic, "predict", lambda network, images: perfect(rendered))
+    scores = segmentation.evaluate(tiny(), rendered, threshold=0.5)
     assert all(score > 0.97 for score in scores.values()), scores
     assert scores["mIoU"] == 1
 
 
-def test_an_untrained_network_is_judged_without_fuss(images):
-    scores = segmentation.evaluate(tiny(), images)
+def test_an_untrained_network_is_judged_without_fuss(rendered):
+    scores = segmentation.evaluate(tiny(), rendered)
     assert 0 <= scores["PQ"] < 0.2 and 0 <= scores["mIoU"] < 0.3 and scores["mask AP"] < 0.1
 
 
-def test_truth_of_a_scene_is_its_labels(images):
-    for image in images:
+def test_truth_of_a_scene_is_its_labels(rendered):
+    for image in rendered:
         semantic, found, panoptic = segmentation.truth(image)
         assert torch.equal(panoptic.semantic(), semantic) and torch.equal(found.masks, image.masks)
         assert {panoptic.labels[n + 1] for n in range(len(image.labels))} == set(image.labels.tolist())
@@ -152,9 +153,6 @@ def test_shipped_network_keeps_its_scores():
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     scores = segmentation.evaluate(network, scenes.Scenes(100, 64, seed=424_242).render_all())
     assert scores["mIoU"] > 0.85 and scores["PQ"] > 0.70 and scores["mask AP50"] > 0.80, scores
-    _, metadata = checkpoints.load("panoptic_scenes")
-    stored = json.loads(metadata["score"])
-    assert stored["PQ"] > 0.70 and stored["held-out scenes"] == 500
 
 
 @pytest.fixture
@@ -168,8 +166,7 @@ def test_recipe_runs_saves_and_draws(recipe, tmp_path):
     scores = recipe.main(["--quick", "--json", "scores.json"])
     assert {"mIoU", "PQ", "mask AP"} <= set(scores)
     assert json.loads(Path("scores.json").read_text())["name"] == "panoptic_scenes"
-    network = segmentation.load(tmp_path / "build" / "panoptic_scenes_quick.safetensors")
-    assert isinstance(network, segmentation.SegmentationNet)
+    checkpoints.restore(zoo.build("panoptic_scenes"), tmp_path / "build" / "panoptic_scenes_quick.safetensors")
     assert list(Path("build").glob("panoptic_scenes_quick_*.png"))
     assert (tmp_path / "build" / "panoptic_scenes_quick.safetensors").stat().st_size <= common.MAX_BYTES
 
@@ -183,3 +180,42 @@ def test_predict_leaves_every_layer_in_its_mode():
     with pytest.raises((ValueError, RuntimeError)):
         segmentation.predict(network, torch.rand(1, 5, 64, 64))
     assert network.training and not frozen.training and sum(not m.training for m in network.modules()) == 1
+
+
+# torchvision's networks behind the course's interface; tests/test_zoo.py has the way to their weights
+
+
+class Bright(nn.Module):
+    """Answers like torchvision's: class 1 where a normalised image is above its mean."""
+
+    def forward(self, x):
+        return {"out": torch.stack([-x.mean(1), x.mean(1)], 1)}
+
+
+class Halves(nn.Module):
+    """Answers like torchvision's: left and right half, the second of them unsure."""
+
+    def forward(self, photographs):
+        found = []
+        for image in photographs:
+            _, H, W = image.shape
+            masks = torch.zeros(2, 1, H, W)
+            masks[0, :, :, : W // 2], masks[1, :, :, W // 2 :] = 0.9, 0.6
+            found.append({"masks": masks, "labels": torch.tensor([1, 2]), "scores": torch.tensor([0.9, 0.3])})
+        return found
+
+
+def test_semantic_map_of_a_normalised_photograph():
+    network = segmentation.PretrainedSemantic(Bright(), ("dark", "bright"))
+    photographs = torch.zeros(2, 3, 4, 6)
+    photographs[:, :, :, 3:] = 0.5  # above ImageNet's mean
+    found = network(photographs)
+    assert found.dtype == torch.int64 and found.tolist() == [[[0, 0, 0, 1, 1, 1]] * 4] * 2
+
+
+def test_instances_of_a_photograph():
+    network = segmentation.PretrainedInstances(Halves(), ("nothing", "left", "right"))
+    (sure,) = network(torch.rand(1, 3, 4, 6))
+    assert sure.labels.tolist() == [1] and sure.masks.dtype == torch.bool and sure.masks[0, :, :3].all()
+    first, second = network(torch.rand(2, 3, 4, 6), minimum=0.2)
+    assert len(first.masks) == len(second.masks) == 2 and not (first.masks[0] & first.masks[1]).any()

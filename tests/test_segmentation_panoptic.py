@@ -189,10 +189,45 @@ def test_names_and_order_of_segments_do_not_matter():
     assert found.keys() == again.keys() and all(again[c] == pytest.approx(found[c]) for c in found)
 
 
+@pytest.mark.parametrize("whole", [torch.tensor, np.int64], ids=["tensors", "NumPy's"])
+def test_ids_and_classes_are_numbers_whatever_holds_them(whole):
+    """As keys of a dictionary two tensors of 0 are two things."""
+    ids = torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]])
+    truth = Panoptic(ids, {1: 0, 2: 0, 3: 0}, crowds=[3])
+    drawn = Panoptic(ids.clamp(max=2), {whole(1): whole(0), whole(2): whole(0)}, crowds=[whole(2)])
+    assert drawn.labels == {1: 0, 2: 0} and drawn.crowds == {2} and type(drawn.labels[1]) is int
+    found = panoptic_quality([drawn], [truth])
+    assert as_lists(found) == as_lists(panoptic_quality([Panoptic(ids.clamp(max=2), {1: 0, 2: 0})], [truth]))
+    assert mean_quality(found, classes=[whole(0)]).n == 1
+
+
+def test_panoptic_quality_of_tensors_as_classes():
+    labels, truth = torch.tensor([0, 0]), torch.tensor([[1, 1, 2, 2, 2, 2]])
+    predicted = torch.tensor([[1, 1, 1, 2, 2, 2]])
+    of_tensors = [Panoptic(x, {1: labels[0], 2: labels[1]}) for x in (predicted, truth)]
+    plain = [Panoptic(x, {1: 0, 2: 0}) for x in (predicted, truth)]
+    summary = mean_quality(panoptic_quality(of_tensors[:1], of_tensors[1:]))
+    assert summary == mean_quality(panoptic_quality(plain[:1], plain[1:])) and summary.n == 1
+    assert summary.pq == pytest.approx((2 / 3 + 3 / 4) / 2)
+
+
+def test_merge_with_classes_as_a_tensor():
+    """Of scenes' own labels, whose classes come as tensors."""
+    classes = torch.tensor([[0, 0, 1, 1]])
+    masks, labels = torch.tensor([[[False, True, True, False]]]), torch.tensor([5])
+    scores = torch.tensor([0.9])
+    merged = merge(classes, masks, labels, scores, stuff=torch.arange(2))
+    assert merged.labels == {1: 5, 2: 0, 3: 1} and merged.ids.tolist() == [[2, 1, 1, 3]]
+    again = merge(*(x.numpy() for x in (classes, masks, labels, scores)), stuff=np.arange(2))
+    assert again.labels == merged.labels and torch.equal(again.ids, merged.ids)
+
+
 def test_panoptic_refuses_bad_input():
     ids = torch.zeros(2, 3, dtype=torch.int64)
-    with pytest.raises(TypeError, match="int64; got torch.int32"):
-        Panoptic(ids.int(), {})
+    with pytest.raises(TypeError, match="int64; got torch.float32"):
+        Panoptic(ids.float(), {})
+    with pytest.raises(TypeError):
+        Panoptic(ids, {0: 1.5})
     with pytest.raises(ValueError, match=r"\(H, W\); got \(1, 2, 3\)"):
         Panoptic(ids[None], {})
     with pytest.raises(ValueError, match=r"crowds \[4\] have no class"):
@@ -216,7 +251,9 @@ def test_merge_by_eye():
     merged = merge(semantic, masks, torch.tensor([2, 3, 3]), torch.tensor([0.5, 0.6, 0.9]), {0, 1})
     assert merged.ids.tolist() == [[3, 3, 2, 1], [4, 4, 2, 1]]
     assert merged.labels == {1: 3, 2: 2, 3: 0, 4: 1}
-    strict = merge(semantic, masks, torch.tensor([2, 3, 3]), torch.tensor([0.5, 0.6, 0.9]), {0, 1}, least_share=0.6)
+    strict = merge(
+        semantic, masks, torch.tensor([2, 3, 3]), torch.tensor([0.5, 0.6, 0.9]), {0, 1}, least_proportion=0.6
+    )
     assert strict.ids.tolist() == [[2, 2, 0, 1], [3, 3, 0, 1]], "half of the first mask is not enough; a thing's void"
     sure = merge(semantic, masks, torch.tensor([2, 3, 3]), torch.tensor([0.5, 0.6, 0.9]), {0, 1}, least_score=0.8)
     assert sure.labels == {1: 3, 2: 0, 3: 1}

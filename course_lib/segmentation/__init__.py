@@ -1,9 +1,7 @@
-"""Chapter 8: segmentation. Which class is each pixel (semantic), which object (instance), and both (panoptic).
+"""Segmentation: which class is each pixel (semantic), which object (instance), and both (panoptic).
 
-`losses` and `network` are what is trained, by `training`; `instance` and `panoptic` turn its maps into objects and one
-image; `semantic`, `panoptic` and chapter 7's `detection.coco` with `mask_iou` measure; `rle` stores masks as COCO
-does; `painting` shows; `classical` needs no training; `shipped` loads what the recipe trained, `pretrained` what
-torchvision offers.
+`model` is trained by `training`; `instance` and `panoptic` turn its maps into objects and one map; `semantic`,
+`panoptic` and `detection.coco` with `mask_iou` measure; `rle` stores masks as COCO does; `classical` needs no training.
 """
 
 from course_lib.segmentation import rle

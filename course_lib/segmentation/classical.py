@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from course_lib.detection.boxes import wide
+from course_lib.segmentation.semantic import as_masks
+
 
 def otsu_threshold(values: Tensor, bins: int = 256) -> float:
     """The threshold that leaves the two sides' values as alike as can be (Otsu 1979, equation 14).
@@ -15,14 +18,16 @@ def otsu_threshold(values: Tensor, bins: int = 256) -> float:
     It maximises w₀ w₁ (μ₀ − μ₁)², the variance between the two sides, over the borders of a histogram's bins.
 
     Args:
-        values: any shape, at least two different ones. bins: of the histogram between the least and the greatest.
+        values: any shape, at least two different ones.
+        bins: of the histogram between the least and the greatest.
 
     Returns:
-        the centre of the last bin of the lower side; the upper side is `values > threshold`.
+        The centre of the last bin of the lower side; the upper side is `values > threshold`.
 
     Raises:
         ValueError: all values are equal, or none; NaN or infinity; fewer than two bins.
     """
+    values = torch.as_tensor(values)
     if bins < 2 or not values.isfinite().all():
         raise ValueError(f"expected finite values and at least two bins; got {bins} bins")
     if values.numel() == 0 or values.min() == values.max():
@@ -41,8 +46,9 @@ def subtract_background(grey: Tensor, side: int, smooth: int = 1) -> Tensor:
     """A grey image without its slow changes of light: each pixel minus the mean of the window around it.
 
     Args:
-        grey: float (H, W). side: of the window in pixels, odd, larger than the objects.
-        smooth: side of a second, small window, odd: its mean replaces the pixel, and so removes the grain.
+        grey: (H, W), of any type; the result has its units, in float32 or more.
+        side: of the window in pixels, odd, larger than the objects.
+        smooth: side of a second, small window, odd: its mean replaces the pixel, and so removes noise.
 
     Returns:
         (H, W), about 0 where nothing stands out. Beyond the edges the image is mirrored.
@@ -50,6 +56,7 @@ def subtract_background(grey: Tensor, side: int, smooth: int = 1) -> Tensor:
     Raises:
         ValueError: an even side, or one so large that half of it does not fit into the image.
     """
+    grey = wide(torch.as_tensor(grey))
     if min(side, smooth) < 1 or not side % 2 == smooth % 2 == 1:
         raise ValueError(f"expected odd sides; got {side} and {smooth}")
     if max(side, smooth) // 2 >= min(grey.shape):
@@ -73,17 +80,18 @@ def connected_components(mask: Tensor) -> Tensor:
         int64 (H, W): 0 outside, islands from 1 in the order in which one meets their last pixels, row by row.
 
     Raises:
-        ValueError: another shape. TypeError: no booleans.
+        ValueError: another shape.
+        TypeError: no booleans.
     """
-    _check(mask)
+    mask = _checked(mask)
     H, W = mask.shape
     # Numbers up to 2⁵³ are exact in float64, which max-pooling knows.
     numbers = torch.arange(1, H * W + 1, device=mask.device, dtype=torch.float64).view(H, W) * mask
     while True:
-        spread = _max_around(numbers) * mask
-        if torch.equal(spread, numbers):
+        larger = _max_around(numbers) * mask
+        if torch.equal(larger, numbers):
             break
-        numbers = spread
+        numbers = larger
     places = numbers.unique(return_inverse=True)[1]  # 0 is the outside, if there is one
     return places + 1 if mask.all() else places
 
@@ -101,9 +109,10 @@ def distance_transform(mask: Tensor) -> Tensor:
         float32 (H, W): 0 outside, 1 at the rim.
 
     Raises:
-        ValueError: another shape, or a mask without an outside. TypeError: no booleans.
+        ValueError: another shape, or a mask without an outside.
+        TypeError: no booleans.
     """
-    _check(mask)
+    mask = _checked(mask)
     if mask.all():
         raise ValueError("expected a mask with an outside")
     found, left = torch.zeros(mask.shape, device=mask.device), mask.float()
@@ -113,11 +122,11 @@ def distance_transform(mask: Tensor) -> Tensor:
     return found
 
 
-def _check(mask: Tensor) -> None:
-    if mask.dtype != torch.bool:
-        raise TypeError(f"expected a mask of booleans; got {mask.dtype}")
+def _checked(mask: Tensor) -> Tensor:
+    mask = as_masks(mask, "a mask")
     if mask.ndim != 2:
         raise ValueError(f"expected a mask (H, W); got {tuple(mask.shape)}")
+    return mask
 
 
 def _max_around(x: Tensor) -> Tensor:

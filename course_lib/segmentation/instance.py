@@ -5,6 +5,7 @@ Peaks of the heatmap are the objects; each pixel of a thing joins the peak that 
 (row, column) in pixels, counted from the centre of the first pixel.
 """
 
+import operator
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -13,19 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.base import runtime
+from course_lib.detection.boxes import wide
 from course_lib.detection.coco import Objects
+from course_lib.segmentation.semantic import as_map, as_masks
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The objects of one image, N of them, possibly 0.
+    """The objects of one image, N of them, possibly 0. NumPy arrays become tensors.
 
     Attributes:
-        masks: bool (N, H, W). labels: int64 (N,), classes.
+        masks: bool (N, H, W).
+        labels: int64 (N,), classes.
         scores: (N,) in [0, 1], of predictions; None for the truth.
 
     Raises:
-        ValueError: shapes that do not fit. TypeError: masks that are no booleans.
+        ValueError: shapes that do not fit.
+        TypeError: masks that are no booleans, labels that are not whole.
     """
 
     masks: Tensor
@@ -33,8 +38,10 @@ class Instances:
     scores: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.masks.dtype != torch.bool:
-            raise TypeError(f"expected masks of booleans; got {self.masks.dtype}")
+        object.__setattr__(self, "masks", as_masks(self.masks))
+        object.__setattr__(self, "labels", as_map(self.labels, "labels"))
+        if self.scores is not None:
+            object.__setattr__(self, "scores", torch.as_tensor(self.scores))
         for given in (self.labels, self.scores):
             if self.masks.ndim != 3 or (given is not None and given.shape != self.masks.shape[:1]):
                 raise ValueError(
@@ -51,17 +58,19 @@ def mask_iou(found: Tensor, truth: Tensor, crowd: Tensor | None = None) -> Tenso
     """Intersection over union of every pair of masks; 0 where both are empty.
 
     Args:
-        found: bool (D, H, W). truth: bool (G, H, W).
+        found: bool (D, H, W).
+        truth: bool (G, H, W).
         crowd: bool (G,): a detection may be any part of a crowd, so the intersection is divided by its area alone.
 
     Returns:
         (D, G) float64; areas up to 2²⁴ pixels are counted exactly.
 
     Raises:
-        ValueError: shapes that do not fit. TypeError: masks that are not booleans.
+        ValueError: shapes that do not fit.
+        TypeError: masks that are not booleans.
     """
-    if found.dtype != torch.bool or truth.dtype != torch.bool:
-        raise TypeError(f"expected masks of booleans; got {found.dtype} and {truth.dtype}")
+    found, truth = as_masks(found), as_masks(truth)
+    crowd = None if crowd is None else as_masks(crowd, "crowd")
     if found.ndim != 3 or truth.ndim != 3 or found.shape[1:] != truth.shape[1:]:
         raise ValueError(f"expected masks (D, H, W) and (G, H, W); got {tuple(found.shape)} and {tuple(truth.shape)}")
     if crowd is not None and crowd.shape != truth.shape[:1]:
@@ -89,7 +98,9 @@ def centre_targets(masks: Tensor, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: another shape, masks that overlap, or an empty one, which has no centre; a width of 0.
+        TypeError: masks that are no booleans.
     """
+    masks = as_masks(masks)
     if not sigma > 0 or (masks.ndim == 3 and (masks.sum(0) > 1).any()):
         raise ValueError(f"expected masks that do not overlap, and sigma > 0; got sigma = {sigma}")
     if masks.ndim != 3 or not masks.flatten(1).any(1).all():
@@ -110,8 +121,10 @@ def find_centres(heatmap: Tensor, threshold: float = 0.1, window: int = 7, most:
     Of equal pixels in one window only one is a peak: an object has one centre.
 
     Args:
-        heatmap: (H, W). threshold: peaks below it are dropped.
-        window: side of the window in pixels, odd. most: the best so many are kept.
+        heatmap: (H, W).
+        threshold: peaks below it are dropped.
+        window: side of the window in pixels, odd.
+        most: the best so many are kept.
 
     Returns:
         (K, 2) int64 rows and columns, by falling height, and the heights (K,).
@@ -122,14 +135,10 @@ def find_centres(heatmap: Tensor, threshold: float = 0.1, window: int = 7, most:
     if heatmap.ndim != 2 or window < 1 or window % 2 == 0:
         raise ValueError(f"expected a heatmap (H, W) and an odd window; got {tuple(heatmap.shape)} and {window}")
     H, W = heatmap.shape
-    # Places in the order of height instead of heights: no two are equal.
-    order = heatmap.flatten().argsort(stable=True)
-    place = torch.empty(H * W, device=heatmap.device)
-    place[order] = torch.arange(H * W, device=heatmap.device, dtype=place.dtype)
-    place = place.view(1, H, W)
-    peaks = (
-        (F.max_pool2d(place, window, stride=1, padding=window // 2) == place)[0] & (heatmap >= threshold)
-    ).nonzero()
+    # Places in the order of height instead of heights: no two are equal. (float32 counts 4096 × 4096 of them.)
+    place = heatmap.flatten().argsort(stable=True).argsort().float().view(1, H, W)
+    highest = F.max_pool2d(place, window, stride=1, padding=window // 2) == place
+    peaks = (highest[0] & (heatmap >= threshold)).nonzero()
     heights = heatmap[peaks[:, 0], peaks[:, 1]]
     best = heights.argsort(descending=True, stable=True)[:most]
     return peaks[best], heights[best]
@@ -139,16 +148,18 @@ def group(centres: Tensor, offsets: Tensor, foreground: Tensor) -> Tensor:
     """Each pixel of a thing joins the centre nearest to where its offset points (equation 1 of the paper).
 
     Args:
-        centres: (K, 2), rows and columns. offsets: (2, H, W), in pixels. foreground: bool (H, W), the things' pixels.
+        centres: (K, 2), rows and columns.
+        offsets: (2, H, W), in pixels.
+        foreground: bool (H, W), the things' pixels.
 
     Returns:
         int64 (H, W): k + 1 for the k-th centre, 0 elsewhere, and everywhere without centres.
 
     Raises:
-        ValueError: shapes that do not fit. TypeError: foreground that is no bool.
+        ValueError: shapes that do not fit.
+        TypeError: foreground that is no bool.
     """
-    if foreground.dtype != torch.bool:
-        raise TypeError(f"expected foreground of booleans; got {foreground.dtype}")
+    foreground = as_masks(foreground, "foreground")
     if centres.shape[1:] != (2,) or offsets.shape != (2, *foreground.shape):
         raise ValueError(
             "expected centres (K, 2), offsets (2, H, W) and foreground (H, W); got "
@@ -156,7 +167,7 @@ def group(centres: Tensor, offsets: Tensor, foreground: Tensor) -> Tensor:
         )
     ids = torch.zeros(foreground.shape, dtype=torch.int64, device=foreground.device)
     if len(centres) and foreground.any():
-        pointed_at = (_positions(*foreground.shape, offsets.device) + offsets)[:, foreground]  # (2, P)
+        pointed_at = (_positions(*foreground.shape, offsets.device) + wide(offsets))[:, foreground]  # (2, P)
         squared = (pointed_at[:, :, None] - centres.T[:, None]).square().sum(0)  # (P, K)
         ids[foreground] = squared.argmin(1) + 1
     return ids
@@ -177,12 +188,16 @@ def instances(
     Departs from the paper where it lets the pixels vote for an object's class: each votes with its probabilities.
 
     Args:
-        probabilities: (C, H, W), of the classes at each pixel. heatmap: (H, W). offsets: (2, H, W), in pixels.
+        probabilities: (C, H, W), of the classes at each pixel.
+        heatmap: (H, W).
+        offsets: (2, H, W), in pixels.
         things: which of the classes can be counted.
-        threshold, window: as for `find_centres`. least_area: smaller objects are dropped, in pixels.
+        threshold: of the centres' heights, see `find_centres`.
+        window: see `find_centres`.
+        least_area: smaller objects are dropped, in pixels.
 
     Returns:
-        disjoint masks; the score is the product of the centre's height, cut at 1, and the share of the votes.
+        Disjoint masks; the score is the centre's height, cut at 1, times the proportion of the votes.
 
     Raises:
         ValueError: shapes that do not fit, or a thing that is no class.
@@ -193,18 +208,21 @@ def instances(
             "expected probabilities (C, H, W), a heatmap (H, W) and offsets (2, H, W); got "
             + ", ".join(str(tuple(x.shape)) for x in (probabilities, heatmap, offsets))
         )
-    if not things or not set(things) <= set(range(C)):
-        raise ValueError(f"expected things among the {C} classes, at least one; got {sorted(things)}")
-    kinds = torch.tensor(sorted(things), device=probabilities.device)
+    things = sorted(set(map(operator.index, things)))
+    if not things or things[0] < 0 or things[-1] >= C:
+        raise ValueError(f"expected things among the {C} classes, at least one; got {things}")
+    kinds = torch.tensor(things, device=probabilities.device)
     foreground = torch.isin(probabilities.argmax(0), kinds)
     centres, heights = find_centres(heatmap, threshold, window)
     ids = group(centres, offsets, foreground)
     masks = ids == torch.arange(1, len(centres) + 1, device=ids.device)[:, None, None]
     kept = masks.sum((1, 2)) >= max(least_area, 1)
     masks, heights = masks[kept], heights[kept]
-    votes = masks.flatten(1).to(probabilities) @ probabilities[kinds].flatten(1).T  # (N, kinds)
-    share, winner = (votes / masks.sum((1, 2))[:, None].clamp(min=1)).max(1)
-    return Instances(masks, kinds[winner], heights.clamp(0, 1) * share)
+    with runtime.no_autocast(masks.device):  # sums over all pixels of an object
+        chances = wide(probabilities[kinds]).flatten(1)
+        votes = masks.flatten(1).to(chances) @ chances.T  # (N, kinds)
+    proportion, winner = (votes / masks.sum((1, 2))[:, None].clamp(min=1)).max(1)
+    return Instances(masks, kinds[winner], heights.clamp(0, 1) * proportion)
 
 
 def _positions(H: int, W: int, device: torch.device) -> Tensor:

@@ -1,8 +1,6 @@
 """One network for all three tasks: U-shaped, with three heads (after Panoptic-DeepLab, Cheng et al. 2020).
 
-What the profession uses: torchvision's DeepLab and Mask R-CNN, trained on photographs of COCO.
-
-Downloads of 42 MB (DeepLabv3, Chen et al. 2017, on MobileNetV3) and 170 MB (Mask R-CNN, He et al. 2017, on ResNet-50).
+Beside it what the profession uses: torchvision's DeepLab and Mask R-CNN, trained on photographs of COCO.
 """
 
 from collections.abc import Sequence
@@ -14,8 +12,10 @@ import torchvision.models as models
 from torch import Tensor, nn
 
 from course_lib import scenes
-from course_lib.base import datasets, runtime, zoo
-from course_lib.detection.model import Detector, Residual, SmallBackbone
+from course_lib.base import zoo
+from course_lib.base.pyramid import FeaturePyramid, SmallBackbone, doubled, pointwise
+from course_lib.detection.boxes import wide
+from course_lib.detection.model import Detector
 from course_lib.segmentation.instance import Instances
 
 OFFSET_UNIT = 8.0  # pixels: the network's own numbers are then about 1
@@ -24,8 +24,10 @@ OFFSET_UNIT = 8.0  # pixels: the network's own numbers are then about 1
 class Maps(NamedTuple):
     """What the network says of B images.
 
-    logits: (B, C, H, W), of the classes. heatmap: (B, H, W), about 1 at centres of objects. offsets: (B, 2, H, W), in
-    pixels, (down, right) to the centre.
+    Attributes:
+        logits: (B, C, H, W), of the classes.
+        heatmap: (B, H, W), about 1 at centres of objects.
+        offsets: (B, 2, H, W), in pixels, (down, right) to the centre.
     """
 
     logits: Tensor
@@ -33,52 +35,44 @@ class Maps(NamedTuple):
     offsets: Tensor
 
 
-class SegmentationNet(nn.Module):
+class SegmentationNet(FeaturePyramid):
     """Images (B, 3, H, W) in [0, 1] → `Maps`; H and W are multiples of `divisor`.
 
-    A U-Net in small (Ronneberger et al. 2015): chapter 7's backbone goes down, and on the way up each level also sees
-    its twin. Departures: skips are added, not concatenated, which is cheaper; the finest level is half the image's
+    A U-Net in small (Ronneberger et al. 2015): the detector's backbone goes down, and on the way up each level also
+    sees its twin. Departures: skips are added, not concatenated, which is cheaper; the finest level is half the image's
     size, and its channels become pixels at the end; BatchNorm instead of the base U-Net's group normalisation, with
-    which half a minute of training gets farther. All but the finest level is chapter 7's pyramid, see `take_up`.
+    which half a minute of training gets farther. All but the finest level is the detector's pyramid, see `take_up`.
 
     Args:
-        classes: things and stuff. widths: channels at strides 2, 4, 8 and so on. width: channels of the way up.
+        classes: things and stuff.
+        widths: channels at strides 2, 4, 8 and so on.
+        width: channels of the way up.
     """
 
     def __init__(
         self, classes: int = len(scenes.CLASSES), widths: Sequence[int] = (32, 64, 64, 96), width: int = 64
     ) -> None:
-        super().__init__()
-        self.classes, self.divisor = classes, 2 ** len(widths)
-        fine = widths[0]
-        self.backbone = SmallBackbone(widths)
-        self.lateral = nn.ModuleList(_pointwise(channels, width) for channels in self.backbone.widths)
-        self.smooth = nn.ModuleList(Residual(width, width) for _ in self.backbone.widths)
-        self.fine_lateral, self.narrow = _pointwise(fine, fine), _pointwise(width, fine)
+        super().__init__(SmallBackbone(widths), width)
+        self.classes, fine = classes, widths[0]
+        self.fine_lateral, self.narrow = pointwise(fine, fine), pointwise(width, fine)
         # At the finest level one convolution must do: it costs as much as a whole block of the next.
         self.fine_smooth = nn.Sequential(nn.Conv2d(fine, fine, 3, padding=1, bias=False), nn.BatchNorm2d(fine))
         self.heads = nn.Conv2d(fine, 4 * (classes + 3), 1)
         nn.init.zeros_(self.heads.bias)
         # At first: no centres, no offsets. (Not so the classes: with small weights there they are learnt later.)
         nn.init.normal_(self.heads.weight[4 * classes :], std=0.01)
-        self.to(memory_format=torch.channels_last)  # in this order of memory convolutions run fastest
+        self.to(memory_format=torch.channels_last)  # in this memory format convolutions run fastest
 
     def forward(self, images: Tensor) -> Maps:
-        """Raises ValueError for another shape, or sides that `divisor` does not divide."""
-        if images.ndim != 4 or images.shape[1] != 3 or any(side % self.divisor for side in images.shape[2:]):
-            raise ValueError(
-                f"expected images (B, 3, H, W) with H and W multiples of {self.divisor}, got {tuple(images.shape)}"
-            )
-        x = self.backbone.stem(2 * images.contiguous(memory_format=torch.channels_last) - 1)
-        fine, down = self.fine_lateral(x), []
-        for level in self.backbone.levels:
-            down.append(x := level(x))
-        x = None
-        for features, lateral, smooth in reversed(list(zip(down, self.lateral, self.smooth, strict=True))):
-            own = lateral(features)
-            x = smooth(F.relu(own if x is None else own + _doubled(x)))
-        x = F.relu(self.fine_smooth(F.relu(fine + _doubled(self.narrow(x)))))
-        maps = F.pixel_shuffle(self.heads(x).float(), 2)  # mixed precision ends here
+        """The maps of images, in float32 or more.
+
+        Raises:
+            ValueError: another shape, or sides that `divisor` does not divide.
+        """
+        stem = self.backbone.stem(2 * self.prepared(images) - 1)
+        x = self.up(self.backbone.down(stem))
+        x = F.relu(self.fine_smooth(F.relu(self.fine_lateral(stem) + doubled(self.narrow(x)))))
+        maps = F.pixel_shuffle(wide(self.heads(x)), 2)  # mixed precision ends here
         return Maps(maps[:, : self.classes], maps[:, self.classes], OFFSET_UNIT * maps[:, self.classes + 1 :])
 
     def take_up(self, detector: Detector) -> "SegmentationNet":
@@ -87,22 +81,12 @@ class SegmentationNet(nn.Module):
         Raises:
             ValueError: a detector of other widths.
         """
-        shared = {
-            k: v for k, v in detector.state_dict().items() if k.split(".")[0] in ("backbone", "lateral", "smooth")
-        }
-        own = self.state_dict()
-        if any(k not in own or own[k].shape != v.shape for k, v in shared.items()):
+        own, kept = self.state_dict(), ("backbone", "lateral", "smooth")
+        shared = {key: value for key, value in detector.state_dict().items() if key.split(".")[0] in kept}
+        if any(key not in own or own[key].shape != value.shape for key, value in shared.items()):
             raise ValueError(f"expected a detector whose levels have {self.backbone.widths} channels")
         self.load_state_dict(own | shared)
         return self
-
-
-def _doubled(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def _pointwise(channels: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))
 
 
 DEEPLAB = models.segmentation.DeepLabV3_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1

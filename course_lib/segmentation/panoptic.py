@@ -3,10 +3,10 @@
 A panoptic map gives every pixel a segment's id; each segment has one class. Things, which can be counted, have a
 segment for each object; stuff has one segment for each class and image. Pixels of no segment are void.
 
-
-From a network to the three kinds of answers, and their scores on scenes: mIoU, mask AP, panoptic quality.
+At the end: from a network to the three kinds of answers, and their scores on scenes (mIoU, mask AP, panoptic quality).
 """
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,24 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import scenes
-from course_lib.base import runtime
+from course_lib.base import runtime, sampling
 from course_lib.detection import coco
 from course_lib.segmentation import semantic
 from course_lib.segmentation.instance import Instances, instances, mask_iou
 from course_lib.segmentation.model import Maps
+from course_lib.segmentation.semantic import as_masks
 
 
 @dataclass(frozen=True)
 class Panoptic:
-    """A panoptic map.
+    """A panoptic map. NumPy arrays become tensors, and whole numbers of any kind, as tensors of one, plain ones.
 
     Args:
-        ids: int64 (H, W).
+        ids: int64 (H, W), or another integer type.
         labels: the class of each segment by its id. Other ids are void.
         crowds: ids of segments, of the truth, that hold a group of objects which nobody separated.
 
     Raises:
-        TypeError: ids that are not int64. ValueError: another shape, or a crowd without a class.
+        TypeError: ids or classes that are not whole numbers.
+        ValueError: another shape, or a crowd without a class.
     """
 
     ids: Tensor
@@ -39,8 +41,11 @@ class Panoptic:
     crowds: Collection[int] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
-        if self.ids.dtype != torch.int64:
-            raise TypeError(f"expected ids of int64; got {self.ids.dtype}")
+        object.__setattr__(self, "ids", semantic.as_map(self.ids, "ids"))
+        # A tensor is found in a dictionary only by itself, not by its value.
+        labels = {operator.index(segment): operator.index(label) for segment, label in self.labels.items()}
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "crowds", frozenset(map(operator.index, self.crowds)))
         if self.ids.ndim != 2:
             raise ValueError(f"expected ids (H, W); got {tuple(self.ids.shape)}")
         if unknown := set(self.crowds) - set(self.labels):
@@ -55,55 +60,59 @@ class Panoptic:
 
 
 def merge(
-    semantic: Tensor,
+    classes: Tensor,
     masks: Tensor,
     labels: Tensor,
     scores: Tensor,
     stuff: Collection[int],
     *,
     least_score: float = 0.0,
-    least_share: float = 0.5,
+    least_proportion: float = 0.5,
     least_area: int = 0,
 ) -> Panoptic:
     """One panoptic map of a semantic map and of masks that may overlap (Kirillov et al. 2019, section 7).
 
-    The masks come in the order of their scores; each takes the pixels that are still free, and is dropped where less
-    than a share of it was. Then stuff fills what is left, as the semantic map says; what this calls a thing stays void.
+    The masks come in the order of their scores; each takes the pixels that are still free, and is dropped where too few
+    of its pixels were. Then stuff fills what is left, as the semantic map says; what this calls a thing stays void.
 
     Args:
-        semantic: int64 (H, W), classes. masks: bool (N, H, W). labels: int64 (N,), classes of things. scores: (N,).
+        classes: int64 (H, W), the semantic map.
+        masks: bool (N, H, W).
+        labels: int64 (N,), classes of things.
+        scores: (N,).
         stuff: the classes of stuff.
         least_score: masks below it are dropped.
-        least_share: of a mask's pixels that must be free, in [0, 1].
+        least_proportion: of a mask's pixels that must be free, in [0, 1].
         least_area: segments of stuff with fewer pixels become void: slips that would count as false alarms.
 
     Returns:
         ids from 1, first the things by falling score, then stuff; 0 is void.
 
     Raises:
-        ValueError: shapes that do not fit. TypeError: masks that are no booleans.
+        ValueError: shapes that do not fit.
+        TypeError: masks that are no booleans, classes that are not whole numbers.
     """
-    if masks.dtype != torch.bool:
-        raise TypeError(f"expected masks of booleans; got {masks.dtype}")
+    classes, masks = semantic.as_map(classes), as_masks(masks)
+    labels, scores = semantic.as_map(labels, "labels"), torch.as_tensor(scores)
     N = len(masks)
-    if masks.shape != (N, *semantic.shape) or semantic.ndim != 2 or labels.shape != (N,) or scores.shape != (N,):
+    if masks.shape != (N, *classes.shape) or classes.ndim != 2 or labels.shape != (N,) or scores.shape != (N,):
         raise ValueError(
-            "expected semantic (H, W), masks (N, H, W), labels (N,) and scores (N,); got "
-            + ", ".join(str(tuple(x.shape)) for x in (semantic, masks, labels, scores))
+            "expected classes (H, W), masks (N, H, W), labels (N,) and scores (N,); got "
+            + ", ".join(str(tuple(x.shape)) for x in (classes, masks, labels, scores))
         )
-    ids, classes = torch.zeros_like(semantic), {}
+    ids, found = torch.zeros_like(classes), {}
     for index in scores.argsort(descending=True, stable=True).tolist():
         free = masks[index] & (ids == 0)
-        enough = free.sum() > 0 and free.sum() >= least_share * masks[index].sum()
+        enough = free.sum() > 0 and free.sum() >= least_proportion * masks[index].sum()
         if scores[index] >= least_score and enough:
-            classes[len(classes) + 1] = int(labels[index])
-            ids[free] = len(classes)
-    for label in sorted(stuff):
-        free = (semantic == label) & (ids == 0)
+            found[len(found) + 1] = int(labels[index])
+            ids[free] = len(found)
+    for label in sorted(map(operator.index, stuff)):
+        free = (classes == label) & (ids == 0)
         if free.sum() >= max(least_area, 1):
-            classes[len(classes) + 1] = label
-            ids[free] = len(classes)
-    return Panoptic(ids, classes)
+            found[len(found) + 1] = label
+            ids[free] = len(found)
+    return Panoptic(ids, found)
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ class Summary:
 
 
 def _shared(a: Tensor, b: Tensor) -> dict[tuple[int, int], int]:
-    """How many pixels have an id in `a` and another in `b`, for each pair of ids that meets."""
+    """How many pixels have one id in `a` and another in `b`, for each pair of ids that meets."""
     (ids_a, places_a), (ids_b, places_b) = (x.unique(return_inverse=True) for x in (a, b))
     table = torch.bincount((len(ids_b) * places_a + places_b).flatten(), minlength=len(ids_a) * len(ids_b))
     table = table.reshape(len(ids_a), len(ids_b))
@@ -207,7 +216,8 @@ def panoptic_quality(predicted: Collection[Panoptic], truth: Collection[Panoptic
     """The quality of each class over all images: counts are added up before anything is divided.
 
     Args:
-        predicted, truth: maps of the same images in the same order.
+        predicted: maps of some images.
+        truth: maps of the same images in the same order.
 
     Raises:
         ValueError: two numbers of images, or maps of two sizes.
@@ -226,7 +236,8 @@ def mean_quality(qualities: Mapping[int, Quality], classes: Collection[int] | No
 
     PQ of the means is not the product of the other two: the product holds for each class.
     """
-    kept = [quality for label, quality in qualities.items() if classes is None or label in classes]
+    wanted = None if classes is None else set(map(operator.index, classes))
+    kept = [quality for label, quality in qualities.items() if wanted is None or label in wanted]
     n = len(kept)
     means = [sum(getattr(quality, name) for quality in kept) / max(n, 1) for name in ("pq", "sq", "rq")]
     return Summary(*means, n)
@@ -260,20 +271,20 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 50) -> Maps:
 
     In evaluation mode, so that an image's maps do not depend on the others; then each layer is in its own mode again.
 
+    Args:
+        network: gives `Maps`.
+        images: floats, on any device.
+        batch_size: images at a time.
+
     Raises:
         TypeError: images that are no floats, most often bytes from 0 to 255.
     """
     if not images.is_floating_point():
         raise TypeError(f"expected images as floats in [0, 1], got {images.dtype}")
-    weight, modes, parts = next(network.parameters()), {m: m.training for m in network.modules()}, []
-    network.eval()
-    try:
+    weight, parts = next(network.parameters()), []
+    with sampling.evaluating(network), runtime.autocast(weight.device):
         for part in images.split(batch_size):
-            with runtime.autocast(weight.device):
-                parts.append([x.float().cpu() for x in network(part.to(weight))])
-    finally:
-        for module, training in modes.items():
-            module.training = training
+            parts.append([x.float().cpu() for x in network(part.to(weight))])
     return Maps(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -281,7 +292,9 @@ def answer(maps: Maps, index: int, *, threshold: float = 0.1) -> tuple[Tensor, I
     """The three answers for one image among some: semantic map, instances, panoptic map.
 
     Args:
-        maps: of `predict`. index: of the image. threshold: of centres, see `instance.find_centres`.
+        maps: of `predict`.
+        index: of the image.
+        threshold: of centres, see `instance.find_centres`.
     """
     probabilities = maps.logits[index].softmax(0)
     classes = probabilities.argmax(0)

@@ -1,10 +1,10 @@
-"""Run-length encoding of masks, as COCO stores them: how many 0s, how many 1s, how many 0s …, down the columns.
+"""Masks as COCO stores them: run lengths (how many 0s, how many 1s, how many 0s …, down the columns), and polygons.
 
 The text form packs the runs into printable characters, five bits each, as in pycocotools (`rleToString`): from the
 fourth run on, the difference to the run two before it, which for a smooth outline is small.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from course_lib import scenes
+from course_lib.segmentation.semantic import as_masks
+
+FINER = 5  # polygons are drawn on a grid so many times as fine as the pixels
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,10 @@ def encode(mask: Tensor) -> RLE:
     """The runs of a mask (H, W) of booleans.
 
     Raises:
-        ValueError: another shape. TypeError: no booleans.
+        ValueError: another shape.
+        TypeError: no booleans.
     """
-    if mask.dtype != torch.bool:
-        raise TypeError(f"expected a mask of booleans; got {mask.dtype}")
+    mask = as_masks(mask, "a mask")
     if mask.ndim != 2:
         raise ValueError(f"expected a mask (H, W); got {tuple(mask.shape)}")
     return RLE(tuple(mask.shape), scenes.run_lengths(mask))
@@ -104,12 +107,73 @@ def to_coco(rle: RLE) -> dict[str, object]:
     return {"size": list(rle.size), "counts": to_text(rle)}
 
 
-def from_coco(stored: Mapping[str, object]) -> RLE:
-    """An RLE as COCO's files and pycocotools hold it: counts as text, bytes or a list.
+def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> RLE:
+    """The union of some polygons, pixel by pixel as pycocotools draws it.
+
+    Each polygon is drawn on a grid five times as fine. Where its outline crosses the middle of a column of pixels,
+    the column changes between outside and inside, from the first pixel on whose middle is not above the crossing.
+
+    Args:
+        polygons: each [x1, y1, x2, y2, …], in pixels, with 0 at the left and upper edge of the image.
+        size: (H, W) of the image.
 
     Raises:
-        ValueError: no `size` or `counts`, or what `RLE` and `from_text` refuse. TypeError: runs with fractions.
+        ValueError: an odd number of coordinates, fewer than three corners, NaN or infinity.
     """
+    H, W = size
+    union = torch.zeros(W * H, dtype=torch.bool)  # down the columns
+    for polygon in polygons:
+        corners = torch.as_tensor(polygon, dtype=torch.float64)
+        if corners.ndim != 1 or len(corners) % 2 or len(corners) < 6 or not corners.isfinite().all():
+            raise ValueError(f"expected a polygon [x1, y1, x2, y2, x3, y3, …]; got {tuple(corners.shape)} numbers")
+        changes = _crossings(corners.view(-1, 2), H, W)
+        union |= changes.bincount(minlength=H * W + 1)[: H * W].cumsum(0) % 2 == 1
+    return encode(union.view(W, H).T)
+
+
+def _crossings(corners: Tensor, H: int, W: int) -> Tensor:
+    """Where the outline of a polygon (K, 2) crosses middles of columns: int64 places, counted down the columns."""
+    x, y = _outline((FINER * corners + 0.5).trunc())
+    step = (x[1:] != x[:-1]).nonzero()[:, 0]  # between these two points the outline moves on to another fine column
+    column = (torch.minimum(x[step], x[step + 1]) + 0.5) / FINER - 0.5
+    row = ((torch.minimum(y[step], y[step + 1]) + 0.5) / FINER - 0.5).clamp(0, H).ceil()
+    middle = (column == column.floor()) & (column >= 0) & (column <= W - 1)
+    return (column * H + row)[middle].long()
+
+
+def _outline(corners: Tensor) -> tuple[Tensor, Tensor]:
+    """x and y of every point of the fine grid that the closed outline through corners (K, 2) passes, in its order."""
+    xs, ys = [], []
+    for start, end in zip(corners, corners.roll(-1, 0), strict=True):
+        dx, dy = (end - start).abs().tolist()
+        long, short = (0, 1) if dx >= dy else (1, 0)  # one point for each step along the longer side
+        low, high = (end, start) if start[long] > end[long] else (start, end)  # rounding goes from low to high
+        along = torch.arange(max(dx, dy) + 1, dtype=torch.float64)
+        slope = (high[short] - low[short]) / max(dx, dy, 1)
+        across = (low[short] + slope * along + 0.5).trunc()
+        points = [low[long] + along, across]
+        if start[long] > end[long]:
+            points = [each.flip(0) for each in points]
+        xs.append(points[long])
+        ys.append(points[short])
+    return torch.cat(xs), torch.cat(ys)
+
+
+def from_coco(stored: Mapping[str, object] | Sequence, size: tuple[int, int] | None = None) -> RLE:
+    """What COCO's files and pycocotools hold as `segmentation`: runs as text, bytes or a list, or polygons.
+
+    Args:
+        stored: {"size": [H, W], "counts": …}, or a list of polygons.
+        size: (H, W) of the image, which polygons need.
+
+    Raises:
+        ValueError: no `size` or `counts`, or what `RLE`, `from_text` and `from_polygons` refuse.
+        TypeError: runs with fractions.
+    """
+    if not isinstance(stored, Mapping):
+        if size is None:
+            raise ValueError("polygons need the size (H, W) of their image: from_coco(stored, size)")
+        return from_polygons(stored, size)
     if not {"size", "counts"} <= set(stored):
         raise ValueError(f"expected a mask with size and counts; got {sorted(stored)}")
     size, counts = tuple(stored["size"]), stored["counts"]
@@ -164,7 +228,8 @@ def iou(a: RLE, b: RLE, *, crowd: bool = False) -> float:
     """Intersection over union; 0 where both are empty.
 
     Args:
-        a, b: of one size.
+        a: of the same size as b.
+        b: a mask.
         crowd: b marks a crowd: a may be any part of it, so the intersection is divided by a's area alone.
     """
     shared = intersection(a, b)

@@ -1,9 +1,7 @@
-"""How good is a semantic map: the confusion matrix, and IoU for each class (Everingham et al. 2010).
+"""Semantic maps: a class for every pixel. How good they are, and how they look.
 
-Maps are int64 of any one shape, usually (B, H, W), with classes from 0. Everything is counted over all pixels of all
-images together, as is usual; add the matrices of several batches.
-
-`paint` shows maps as images, each class in the same colour everywhere: things strong, stuff pale.
+Maps are whole numbers of any one shape, usually (B, H, W), with classes from 0. The scores (Everingham et al. 2010)
+count over all pixels of all images together, as is usual; add the confusion matrices of several batches.
 """
 
 import torch
@@ -13,18 +11,52 @@ from torch import Tensor
 from course_lib import scenes
 
 
+def as_map(given: Tensor, name: str = "a map") -> Tensor:
+    """A map of whole numbers, of any integer type and also from NumPy, as an int64 tensor.
+
+    Args:
+        given: of any shape.
+        name: what the message calls it.
+
+    Raises:
+        TypeError: floats or booleans.
+    """
+    found = torch.as_tensor(given)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(f"expected {name} of int64; got {found.dtype}")
+    return found.long()
+
+
+def as_masks(given: Tensor, name: str = "masks") -> Tensor:
+    """Masks as a tensor of booleans, also from NumPy.
+
+    Args:
+        given: of any shape.
+        name: what the message calls them.
+
+    Raises:
+        TypeError: no booleans. Numbers are not guessed at: 0 and 1, 0 and 255 and ids all come as uint8.
+    """
+    found = torch.as_tensor(given)
+    if found.dtype != torch.bool:
+        raise TypeError(f"expected {name} of booleans; got {found.dtype}; write (x > 0), or (x == id)")
+    return found
+
+
 def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, *, ignore: int = 255) -> Tensor:
     """How many pixels of each true class (rows) were called what (columns): int64 (classes, classes).
 
     Args:
-        predicted, truth: int64, of one shape, in [0, classes).
+        predicted: the answers in [0, classes).
+        truth: of the same shape, in [0, classes).
+        classes: how many there are.
         ignore: the true label of pixels that do not count.
 
     Raises:
-        ValueError: two shapes, or classes outside [0, classes). TypeError: no int64.
+        ValueError: two shapes, or classes outside [0, classes).
+        TypeError: maps of floats or booleans.
     """
-    if predicted.dtype != torch.int64 or truth.dtype != torch.int64:
-        raise TypeError(f"expected maps of int64; got {predicted.dtype} and {truth.dtype}")
+    predicted, truth = as_map(predicted, "the predicted map"), as_map(truth, "the true map")
     if predicted.shape != truth.shape:
         raise ValueError(f"expected two maps of one shape; got {tuple(predicted.shape)} and {tuple(truth.shape)}")
     counted = truth != ignore
@@ -54,7 +86,7 @@ def mean_iou(confusion: Tensor) -> float:
 
 
 def pixel_accuracy(confusion: Tensor) -> float:
-    """The share of right pixels; NaN without pixels."""
+    """The proportion of right pixels; NaN without pixels."""
     hits, _ = _hits_and_union(confusion)
     return float(hits.sum() / confusion.sum())
 
@@ -88,24 +120,24 @@ VOID = (0.0, 0.0, 0.0)
 
 def palette() -> Tensor:
     """RGB in [0, 1] of each class of `scenes.CLASSES`, (14, 3)."""
-    return torch.tensor(
-        [[int(COLOURS[name][i : i + 2], 16) / 255 for i in (1, 3, 5)] for name in scenes.CLASSES],
-    )
+    return torch.tensor([[int(COLOURS[name][i : i + 2], 16) / 255 for i in (1, 3, 5)] for name in scenes.CLASSES])
 
 
 def paint(classes: Tensor) -> Tensor:
     """Semantic maps (..., H, W) as images (..., 3, H, W) in [0, 1]; what is no class is black."""
+    classes = as_map(classes)
     colours = torch.cat([palette(), torch.tensor([VOID])]).to(classes.device)
     n = len(colours) - 1
     return colours[torch.where((classes >= 0) & (classes < n), classes, n)].movedim(-1, -3)
 
 
 def enlarge(image: Tensor, scale: int) -> Tensor:
-    """(..., H, W) → (..., scale · H, scale · W): every pixel becomes a square."""
+    """(..., H, W) → (..., scale · H, scale · W): every pixel becomes a square of `scale` pixels a side."""
     return image.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
 def rim(mask: Tensor) -> Tensor:
     """The pixels of a mask (H, W) that touch, by a side or a corner, what lies outside of it."""
+    mask = as_masks(mask, "a mask")
     outside = F.max_pool2d((~mask)[None].float(), 3, stride=1, padding=1)[0]
     return mask & (outside > 0)

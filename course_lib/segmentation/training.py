@@ -1,9 +1,7 @@
-"""What segmentation networks minimise: cross-entropy for each pixel, and Dice for each class as a whole.
+"""Training a segmentation network: its losses, its data, its step.
 
-Logits are (B, C, H, W), labels int64 (B, H, W) in [0, C), or `ignore` where nobody knows.
-
-
-Training on scenes: images with what the network has to say of them, mirrored at random, and the step.
+Cross-entropy asks each pixel, Dice each class as a whole. Logits are (B, C, H, W), labels int64 (B, H, W) in [0, C),
+or `ignore` where nobody knows. The data are scenes with what the network has to say of them, mirrored at random.
 """
 
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from course_lib import scenes
 from course_lib.base.loop import Step, descend
+from course_lib.detection.boxes import wide
 from course_lib.segmentation.instance import centre_targets
 from course_lib.segmentation.model import OFFSET_UNIT, SegmentationNet
 
@@ -27,6 +26,8 @@ def _check(logits: Tensor, labels: Tensor, ignore: int) -> None:
         )
     if labels.dtype != torch.int64:
         raise TypeError(f"expected labels of int64; got {labels.dtype}")
+    if labels.device.type != "cpu":  # there the look at values would wait for the GPU in every step
+        return
     wrong = ((labels < 0) | (labels >= C)) & (labels != ignore)
     if wrong.any():
         raise ValueError(f"expected labels in [0, {C}) or {ignore}; got {labels[wrong].unique().tolist()}")
@@ -36,25 +37,29 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, weight: Tensor | None = Non
     """−log p of the right class, the mean over the pixels: log Σ_c exp(logit_c) − logit_right, in nats.
 
     Args:
-        logits: (B, C, H, W). labels: int64 (B, H, W). ignore: the label of pixels that do not count.
+        logits: (B, C, H, W); halves are computed with in float32.
+        labels: int64 (B, H, W).
         weight: (C,), how much a pixel of each class counts in the mean; by default all the same.
+        ignore: the label of pixels that do not count.
 
     Returns:
-        a scalar; 0 where no pixel counts.
+        A scalar; 0 where no pixel counts.
 
     Raises:
-        ValueError: shapes that do not fit, or labels outside [0, C). TypeError: labels that are not int64.
+        ValueError: shapes that do not fit, or (on the CPU) labels outside [0, C).
+        TypeError: labels that are not int64.
     """
     _check(logits, labels, ignore)
+    logits = wide(logits)
     C = logits.shape[1]
     if weight is not None and weight.shape != (C,):
         raise ValueError(f"expected a weight for each of {C} classes; got {tuple(weight.shape)}")
     counted = labels != ignore
     known = torch.where(counted, labels, 0)
     nats = torch.logsumexp(logits, 1) - logits.gather(1, known[:, None])[:, 0]
-    share = counted.to(nats) if weight is None else counted * weight.to(nats)[known]
+    counts = counted.to(nats) if weight is None else counted * weight.to(nats)[known]
     nats = torch.where(counted, nats, 0)  # which may be infinite where nothing counts
-    return (share * nats).sum() / share.sum().clamp(min=torch.finfo(nats.dtype).tiny)
+    return (counts * nats).sum() / counts.sum().clamp(min=torch.finfo(nats.dtype).tiny)
 
 
 def dice(probabilities: Tensor, truth: Tensor, *, epsilon: float = 1.0) -> Tensor:
@@ -64,7 +69,8 @@ def dice(probabilities: Tensor, truth: Tensor, *, epsilon: float = 1.0) -> Tenso
     denominator; without the squares it is Dice's coefficient also between 0 and 1.
 
     Args:
-        probabilities: p (..., H, W) in [0, 1]. truth: g, of the same shape.
+        probabilities: p (..., H, W) in [0, 1]; halves are computed with in float32, whose sums do not overflow.
+        truth: g, of the same shape; booleans too.
         epsilon: pixels added above and below the line: two empty maps then agree, a tiny mask is not all or nothing.
 
     Returns:
@@ -75,6 +81,7 @@ def dice(probabilities: Tensor, truth: Tensor, *, epsilon: float = 1.0) -> Tenso
     """
     if probabilities.shape != truth.shape or truth.ndim < 2:
         raise ValueError(f"expected two maps (..., H, W); got {tuple(probabilities.shape)} and {tuple(truth.shape)}")
+    probabilities, truth = wide(probabilities), wide(truth)
     shared = (probabilities * truth).sum((-2, -1))
     return (2 * shared + epsilon) / (probabilities.sum((-2, -1)) + truth.sum((-2, -1)) + epsilon)
 
@@ -85,18 +92,22 @@ def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255, epsilon: flo
     A class of ten pixels weighs as much as one of ten thousand: what cross-entropy's mean over pixels forgets.
 
     Args:
-        logits, labels, ignore: as for `cross_entropy`. epsilon: as for `dice`.
+        logits: (B, C, H, W); halves are computed with in float32.
+        labels: int64 (B, H, W).
+        ignore: the label of pixels that do not count.
+        epsilon: pixels added, see `dice`.
 
     Returns:
-        a scalar in [0, 1].
+        A scalar in [0, 1].
 
     Raises:
-        ValueError, TypeError: as for `cross_entropy`.
+        ValueError: shapes that do not fit, or (on the CPU) labels outside [0, C).
+        TypeError: labels that are not int64.
     """
     _check(logits, labels, ignore)
     B, C, H, W = logits.shape
     counted = labels != ignore
-    p = logits.softmax(1) * counted[:, None]
+    p = wide(logits).softmax(1) * counted[:, None]
     g = (labels[:, None] == torch.arange(C, device=labels.device)[:, None, None]).to(p)
     # The batch as one tall image for each class.
     p, g = (x.transpose(0, 1).reshape(C, B * H, W) for x in (p, g))
@@ -111,8 +122,10 @@ class SegmentationDataset:
     """Images and their targets, whole in memory: `data[indices]` gives a batch for `segmentation_step`.
 
     Attributes:
-        images: uint8 (N, 3, H, W). semantic: uint8 (N, H, W). heatmaps: float16 (N, H, W), offsets: float16
-            (N, 2, H, W), of `centre_targets`.
+        images: uint8 (N, 3, H, W).
+        semantic: uint8 (N, H, W), classes.
+        heatmaps: float16 (N, H, W), of `centre_targets`.
+        offsets: float16 (N, 2, H, W), of `centre_targets`.
     """
 
     images: Tensor
@@ -165,7 +178,8 @@ def mirror(batch: Batch, chosen: Tensor) -> Batch:
     """The batch with some images mirrored left to right; their offsets then point the other way, too.
 
     Args:
-        batch: of `SegmentationDataset`. chosen: bool (B,).
+        batch: of `SegmentationDataset`.
+        chosen: bool (B,).
     """
     images, semantic, heatmaps, offsets = batch
     turned = offsets.flip(-1) * offsets.new_tensor([1, -1])[:, None, None]
@@ -203,17 +217,19 @@ def segmentation_step(
     units, and it has no Dice.
 
     Args:
-        network, optimiser: to train. rng: decides which images are mirrored; give it to the loop as a part.
+        network: to train, on its device.
+        optimiser: of its weights.
+        rng: decides which images are mirrored; the loop keeps its state.
         things: classes 0 … things − 1 can be counted.
         thing_weight: of their pixels in the cross-entropy, against 1 for stuff, which is easy and covers most.
-        centre_weight, offset_weight: of the last two terms.
+        centre_weight: of the heatmap's error.
+        offset_weight: of the offsets' error.
         schedule: of the learning rate, advanced by each step.
 
     Returns:
         batch of `SegmentationDataset` → the losses by name.
     """
-
-    weight = torch.ones(network.classes)
+    weight = torch.ones(network.classes, device=next(network.parameters()).device)
     weight[:things] = thing_weight
 
     def step(batch: Batch) -> dict[str, Tensor]:
@@ -223,7 +239,7 @@ def segmentation_step(
         foreground = (semantic < things).to(offsets)
         error = (maps.offsets - offsets).abs().sum(1) * foreground / OFFSET_UNIT
         named = {
-            "cross-entropy": cross_entropy(maps.logits, semantic, weight=weight.to(offsets)),
+            "cross-entropy": cross_entropy(maps.logits, semantic, weight=weight),
             "Dice": dice_loss(maps.logits, semantic),
             "centres": centre_weight * F.mse_loss(maps.heatmap, heatmap),
             "offsets": offset_weight * error.sum() / foreground.sum().clamp(min=1),
