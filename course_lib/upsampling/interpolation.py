@@ -313,6 +313,7 @@ def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
 
 
 def cell_side(factor: int) -> int:
+    """The factor of a pixel shuffle as an int. ValueError unless it is one integer, at least 1."""
     if not isinstance(factor, Integral) or factor < 1:
         raise ValueError(f"factor must be one integer, at least 1; got {factor!r}")
     return int(factor)
