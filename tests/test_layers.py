@@ -24,7 +24,7 @@ def awake(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-# Features of time
+# The embedding of time
 
 
 @drawn
@@ -33,26 +33,32 @@ def awake(module: nn.Module, seed: int = 0) -> nn.Module:
     half=st.integers(1, 9),
     period=st.sampled_from([100.0, 10_000.0]),
 )
-def test_time_features_are_the_formula(t, half, period):
+def test_timestep_embedding_is_the_formula(t, half, period):
     found = layers.timestep_embedding(torch.tensor(t, dtype=torch.float64), 2 * half, period)
     for row, time in zip(found.tolist(), t, strict=True):
         angles = [time / period ** (i / half) for i in range(half)]
         assert row == pytest.approx([*map(math.cos, angles), *map(math.sin, angles)], abs=1e-9)
 
 
-def test_time_features_turn_from_one_radian_a_step_to_nearly_none():
+def test_timestep_embedding_turns_from_one_radian_a_step_to_nearly_none():
     found = layers.timestep_embedding(torch.arange(3), 8)
     assert found.dtype == torch.float32  # of whole times
     torch.testing.assert_close(found[:, 4], torch.arange(3).float().sin())
     assert found[2, 7] == pytest.approx(2 * 10_000**-0.75, rel=1e-4)
 
 
-def test_every_time_has_its_own_features():
+def test_every_time_has_its_own_embedding():
     assert torch.pdist(layers.timestep_embedding(torch.arange(1001).double(), 32)).min() > 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_times_but_not_their_embedding(dtype):
+    t = torch.tensor([0.5, 3.0, 250.0], dtype=dtype)  # have no more digits than that
+    assert torch.equal(layers.timestep_embedding(t, 32), layers.timestep_embedding(t.float(), 32))
+
+
 @pytest.mark.parametrize(("t", "dim"), [(torch.zeros(2, 1), 4), (torch.zeros(()), 4), (torch.zeros(2), 3)])
-def test_time_features_refuse(t, dim):
+def test_timestep_embedding_refuses(t, dim):
     with pytest.raises(ValueError, match=r"expected t \(B,\) and an even dim ≥ 2"):
         layers.timestep_embedding(t, dim)
     with pytest.raises(ValueError, match="and 0"):
@@ -163,7 +169,7 @@ def test_dropout_only_while_training():
     assert torch.equal(block.eval()(x), block(x))
 
 
-def test_order_of_memory_is_kept():
+def test_the_memory_format_is_kept():
     block = awake(layers.ResidualBlock(4, 8, 5, 2)).to(memory_format=torch.channels_last)
     x, e = normal(2, 4, 4, 4), normal(2, 5)
     y = block(x.contiguous(memory_format=torch.channels_last), e)

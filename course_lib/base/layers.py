@@ -1,8 +1,8 @@
-"""Blocks that several chapters share: features of time, residual blocks, self-attention, halving and doubling.
+"""Blocks that several topics share: the embedding of time, residual blocks, self-attention, halving and doubling.
 
 They follow the networks of DDPM (Ho et al. 2020, appendix B, arXiv 2006.11239) with the scale-shift conditioning of
-Nichol & Dhariwal (2021, arXiv 2102.09672, appendix A). Maps are (B, C, H, W); they come out in the order of memory in
-which they went in, and are fastest channels-last.
+Nichol & Dhariwal (2021, arXiv 2102.09672, appendix A). Maps are (B, C, H, W) and keep their memory format, of which
+channels-last is the fastest.
 """
 
 import math
@@ -18,17 +18,19 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000) -> Tenso
     The high frequencies tell neighbouring times apart, the low ones early from late: a clock with many hands.
 
     Args:
-        t: (B,), any real numbers. dim: even, at least 2.
+        t: (B,), any real numbers.
+        dim: even, at least 2.
+        max_period: of the slowest, nearly.
 
     Returns:
-        (B, dim) float, of t's dtype if that is a float: cosines first, then sines.
+        (B, dim) float32, of a float64 t float64: cosines first, then sines.
 
     Raises:
         ValueError: t that is no vector, or an odd dim.
     """
     if t.ndim != 1 or dim < 2 or dim % 2:
         raise ValueError(f"expected t (B,) and an even dim ≥ 2; got {tuple(t.shape)} and {dim}")
-    t = t if t.is_floating_point() else t.float()
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
     half = dim // 2
     omega = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=t.dtype, device=t.device))
     angles = t[:, None] * omega
@@ -52,7 +54,8 @@ class ResidualBlock(nn.Module):
     """x + f(x, e), with f two 3×3 convolutions, each after GroupNorm and SiLU; the vector e scales and shifts between.
 
     Args:
-        in_channels, out_channels: multiples of `groups`. Where they differ, a 1×1 convolution carries x across.
+        in_channels: a multiple of `groups`.
+        out_channels: a multiple of `groups`. Where it differs, a 1×1 convolution carries x across.
         embedding: length of e, the embedding of time and condition; None for a network without.
         groups: of the normalisation.
         dropout: probability, before the second convolution.
@@ -85,6 +88,10 @@ class SelfAttention(nn.Module):
     """x + attention among all pixels of an image (Vaswani et al. 2017, equation 1, with one head), after GroupNorm.
 
     Its cost grows with the square of the number of pixels, so it belongs to the low resolutions.
+
+    Args:
+        channels: a multiple of `groups`.
+        groups: of the normalisation.
     """
 
     def __init__(self, channels: int, groups: int = 8) -> None:
@@ -112,7 +119,7 @@ class Downsample(nn.Conv2d):
 
 
 class Upsample(nn.Conv2d):
-    """Doubles H and W: nearest neighbours, then a 3×3 convolution; so no checkerboards (chapter 2)."""
+    """Doubles H and W: nearest neighbours, then a 3×3 convolution; so no checkerboards (see `upsampling`)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)

@@ -1,9 +1,9 @@
 """One U-Net for the course (Ronneberger et al. 2015; as in DDPM, Ho et al. 2020, appendix B).
 
-On the way down the image becomes small and wide in channels, on the way up large and narrow again; each level up
-also sees what its twin on the way down saw. With `time`, an embedding e of the time t, and of a condition where there
-is one, goes to every residual block: sinusoidal features through a small MLP. Without, it is the network that
-segments images in chapter 8.
+On the way down the image becomes small and wide in channels, on the way up large and narrow again; over the skips each
+level on the way up also gets the maps of its twin on the way down. With `time`, an embedding e of the time t, and of a
+condition where there is one, goes to every residual block: sinusoidal features through a small MLP. Without, it is a
+U-Net for other tasks, such as segmentation.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.base.layers import (
-    Downsample,
-    GroupNorm,
-    ResidualBlock,
-    SelfAttention,
-    Upsample,
-    timestep_embedding,
-)
+from course_lib.base.layers import Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample, timestep_embedding
 
 
 @dataclass(frozen=True)
@@ -27,13 +20,15 @@ class Config:
     """What distinguishes one U-Net from another. Numbers that do not fit together raise ValueError.
 
     Attributes:
-        channels, out_channels: of the images that go in and of the maps that come out; None: as many as go in.
-        width: channels of the first level; multipliers: of each level's channels, from the finest.
+        channels: of the images that go in.
+        out_channels: of the maps that come out; None: as many as go in.
+        width: channels, times `multipliers`; even with `time`.
+        multipliers: of each level's channels, from the finest.
         blocks: residual blocks of a level on the way down; on the way up there is one more.
         attention: the levels, 0 being the finest, with self-attention after each block.
         time: whether the network is told t.
-        classes: of a class condition. vector: length of a vector condition, such as a caption's embedding. At most
-            one of the two, and only with `time`.
+        classes: how many, for a class condition; only with `time`.
+        vector: length of a vector condition, such as a caption's embedding; only with `time`, and without `classes`.
         groups: of the group normalisation; every width is a multiple.
         dropout: probability, in the residual blocks.
         patch: pixels of patch × patch become channels before the first level, and back after the last. 2 makes a
@@ -107,7 +102,7 @@ class Embedding(nn.Module):
         nothing = self.nothing.to(e.dtype)
         if condition is None:
             return e + nothing
-        c = self.condition(condition if self.config.classes else condition.to(weight.dtype))
+        c = self.condition(condition.long() if self.config.classes else condition.to(weight.dtype))
         return e + (c if condition_mask is None else torch.where(condition_mask[:, None], c, nothing))
 
 
@@ -131,7 +126,7 @@ class UNet(nn.Module):
 
         self.embedding = Embedding(config) if config.time else None
         self.first = nn.Conv2d(config.channels * config.patch**2, widths[0], 3, padding=1)
-        # Each stage of the way down leaves its maps for the way up, as does the first convolution.
+        # The first convolution and each stage of the way down hand their maps to the way up; here, their channels.
         self.down, skips = nn.ModuleList(), [widths[0]]
         for level, width in enumerate(widths):
             for _ in range(config.blocks):
@@ -154,7 +149,7 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(widths[0], (config.out_channels or config.channels) * config.patch**2, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-        self.to(memory_format=torch.channels_last)  # in this order of memory convolutions run fastest
+        self.to(memory_format=torch.channels_last)  # in this memory format convolutions run fastest
 
     def forward(
         self, x: Tensor, t: Tensor | None = None, condition: Tensor | None = None, condition_mask: Tensor | None = None
@@ -164,13 +159,13 @@ class UNet(nn.Module):
         Args:
             x: (B, channels, H, W), best around [-1, 1].
             t: (B,) real numbers, for a network with time.
-            condition: int64 (B,) from 0 to classes − 1, or (B, vector); None: no condition, which the network also
+            condition: integers (B,) from 0 to classes − 1, or (B, vector); None: no condition, which the network also
                 knows if it was trained with some left out.
-            condition_mask: bool (B,), which images' conditions count; the others get "no condition". None: all.
+            condition_mask: bool (B,), whose conditions count; the other images get "no condition". None: all.
 
         Raises:
             ValueError: other shapes, sides that `config.divisor` does not divide, t missing, t or a condition given to
-                a network without, classes out of range, condition_mask that is not bool.
+                a network without, classes out of range (on a GPU, torch's own error), condition_mask that is no bool.
             TypeError: images that are no floats, or classes that are no integers.
         """
         self._check(x, t, condition, condition_mask)
@@ -192,25 +187,21 @@ class UNet(nn.Module):
         if x.ndim != 4 or x.shape[1] != config.channels:
             raise ValueError(f"expected images (B, {config.channels}, H, W), got {tuple(x.shape)}")
         if not x.is_floating_point():
-            raise TypeError(f"expected images as floats, got {x.dtype}")
+            raise TypeError(f"expected images of floats, got {x.dtype}")
         B, _, H, W = x.shape
-        if H % config.divisor or W % config.divisor or not H or not W:
-            levels = f"{len(config.multipliers)} levels, patch {config.patch}"
-            raise ValueError(f"sides must be multiples of {config.divisor} ({levels}); got {H}×{W}")
+        if H % config.divisor or W % config.divisor or not H * W:
+            raise ValueError(f"expected sides that are multiples of {config.divisor}, got {H}×{W}")
         if (t is None) == config.time or (t is not None and t.shape != (B,)):
             given = "none" if t is None else tuple(t.shape)
             raise ValueError(f"expected {f't ({B},)' if config.time else 'no t'}, got {given}")
         if condition is None:
             return
-        if not config.conditional:
-            raise ValueError("this network takes no condition")
-        expected = (B,) if config.classes else (B, config.vector)
+        expected = (B,) if config.classes else (B, config.vector) if config.vector else "None"
         if condition.shape != expected:
             raise ValueError(f"expected a condition {expected}, got {tuple(condition.shape)}")
         if condition_mask is not None and (condition_mask.shape != (B,) or condition_mask.dtype != torch.bool):
-            raise ValueError(
-                f"expected condition_mask ({B},) bool, got {tuple(condition_mask.shape)} {condition_mask.dtype}"
-            )
+            given = f"{tuple(condition_mask.shape)} {condition_mask.dtype}"
+            raise ValueError(f"expected condition_mask ({B},) bool, got {given}")
         if config.classes and (condition.is_floating_point() or condition.dtype == torch.bool):
             raise TypeError(f"expected classes as integers, got {condition.dtype}")
         if config.classes and condition.device.type == "cpu" and B:  # elsewhere the look would wait for the GPU
