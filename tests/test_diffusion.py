@@ -1,11 +1,12 @@
 """Both processes against Bayes' rule and the chain, conversions against each other, exact denoisers against autograd.
 
-The other files of this chapter: `test_diffusion_losses.py`, `test_diffusion_samplers.py`, `test_diffusion_training.py`.
+The other files of this topic: `test_diffusion_losses.py`, `test_diffusion_samplers.py`, `test_diffusion_training.py`.
 """
 
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import normal, rng
@@ -97,7 +98,7 @@ def test_at_fits_the_images(shape, dtype, seed):
         assert torch.equal(found.flatten(), exact[t].sqrt().to(dtype))
         for k in range(shape[0]):
             alone = schedule.at(int(t[k]), like)
-            assert alone[0].shape == () and found.flatten()[k] in alone
+            assert alone[0].shape == (1,) * len(shape) and found.flatten()[k] in alone
 
 
 @drawn
@@ -193,8 +194,8 @@ def test_the_chain_arrives_where_the_closed_form_does(schedule):
     for t in range(1, T + 1):
         x = diffusion.q_step(x, t, impulses[t], schedule)
         a, s = schedule.at(t, x)
-        torch.testing.assert_close(x[0], a)
-        torch.testing.assert_close(x[1:].square().sum(), s**2)
+        torch.testing.assert_close(x[:1], a)
+        torch.testing.assert_close(x[1:].square().sum()[None], s**2)
 
 
 def test_the_chain_by_sampling():
@@ -223,12 +224,69 @@ def test_q_sample_of_different_times():
             refuse(x0, 1, noise[0], schedule)
 
 
-def test_fresh_noise():
+def test_a_noise_stream_repeats_with_its_rng():
     like = normal(2, 3, dtype=torch.float32)
-    one, two = diffusion.process.noise_stream(rng(4), like), diffusion.process.noise_stream(rng(4), like)
+    one, two = diffusion.noise_stream(rng(4), like), diffusion.noise_stream(rng(4), like)
     first, second = next(one), next(one)
     assert first.shape == (2, 3) and first.dtype == torch.float32 and not torch.equal(first, second)
     assert torch.equal(next(two), first) and torch.equal(next(two), second)
+
+
+# Data that is not float32 or float64
+
+
+HALF = (torch.bfloat16, torch.float16)
+PROCESSES = {
+    "q_sample": lambda x, y, t, schedule: diffusion.q_sample(x, t, y, schedule),
+    "q_step": lambda x, y, t, schedule: diffusion.q_step(x, t, y, schedule),
+    "posterior": lambda x, y, t, schedule: diffusion.posterior(y, x, t, schedule)[0],
+    "mu_from_epsilon": lambda x, y, t, schedule: diffusion.mu_from_epsilon(x, t, y, schedule),
+}
+for _type in PREDICTION_TYPES:
+    PROCESSES |= {
+        f"target {_type}": lambda x, y, t, schedule, kind=_type: diffusion.target(kind, x, y, t, schedule),
+        f"to_x0 {_type}": lambda x, y, t, schedule, kind=_type: diffusion.to_x0(kind, y, x, t, schedule),
+        f"to_epsilon {_type}": lambda x, y, t, schedule, kind=_type: diffusion.to_epsilon(kind, y, x, t, schedule),
+    }
+each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+
+
+@each_process
+def test_integer_data_is_refused(process):
+    """Coefficients below 1 would become 0 in its dtype."""
+    schedule, noise = diffusion.cosine(), torch.ones(1, 2)
+    for x in (torch.tensor([[-1, 1]]), torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([[True, False]])):
+        for t in (500, torch.tensor([500])):
+            with pytest.raises(TypeError, match=f"floats, got {x.dtype}"):
+                process(x, noise, t, schedule)
+
+
+def test_float_data_of_whole_numbers():
+    found = diffusion.q_sample(torch.tensor([[-1.0, 1.0]]), 500, torch.ones(1, 2), diffusion.cosine())
+    torch.testing.assert_close(found, torch.tensor([[0.0087, 1.4142]]), rtol=0, atol=1e-4)
+
+
+@each_process
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_rounds_data_but_no_coefficients(process, dtype):
+    """The result is that of float64, to the last place of the data's own dtype."""
+    schedule, x, y = diffusion.cosine(), normal(3, 2).to(dtype), normal(3, 2, seed=1).to(dtype)
+    for t in (1, 2, 500, 998, torch.tensor([3, 500, 990])):
+        found, exact = process(x, y, t, schedule), process(x.double(), y.double(), t, schedule)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-4)
+
+
+def test_times_of_any_integers():
+    schedule, x, noise = diffusion.cosine(100), normal(3, 2), normal(3, 2, seed=1)
+    expected = diffusion.q_sample(x, torch.tensor([1, 0, 100]), noise, schedule)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert torch.equal(diffusion.q_sample(x, torch.tensor([1, 0, 100], dtype=dtype), noise, schedule), expected)
+    for one in (np.int64(40), np.uint8(40)):
+        assert torch.equal(diffusion.q_sample(x, one, noise, schedule), diffusion.q_sample(x, 40, noise, schedule))
+        assert schedule.times(one) == schedule.times(40)
+    with pytest.raises(TypeError, match="float"):
+        schedule.times(20.0)
 
 
 # The way back
@@ -244,7 +302,7 @@ def test_posterior_is_bayes_rule(schedule):
         mean, variance = diffusion.posterior(x0, x, t, schedule)
         expected = (before.sqrt() * x0 / (1 - before) + (1 - beta).sqrt() * x / beta) / precision
         torch.testing.assert_close(mean, expected)
-        torch.testing.assert_close(variance, 1 / precision)
+        torch.testing.assert_close(variance, 1 / precision[None])
     mean, variance = diffusion.posterior(x0, x, 1, schedule)
     assert float(mean) == pytest.approx(0.7) and float(variance) == 0  # X_0 is given
 
@@ -260,7 +318,7 @@ def test_posterior_across_several_steps_on_a_grid(t, s):
     likelihood = Normal(gain.sqrt() * grid, (1 - gain).sqrt()).log_prob(torch.tensor(x))
     p = (Normal(ratio[s].sqrt() * x0, (1 - ratio[s]).sqrt()).log_prob(grid) + likelihood).softmax(0)
     mean = (p * grid).sum()
-    c_0, c_t, tilde, beta = diffusion.posterior_coefficients(t, s, schedule, grid)
+    c_0, c_t, tilde, beta = (c.squeeze() for c in diffusion.posterior_coefficients(t, s, schedule, grid))
     torch.testing.assert_close(c_0 * x0 + c_t * x, mean)
     torch.testing.assert_close(tilde, (p * (grid - mean).square()).sum())
     torch.testing.assert_close(beta, 1 - gain)
@@ -329,7 +387,7 @@ def test_v_is_the_velocity_along_the_circle():
     torch.testing.assert_close((x[1] - x[0]) / (phi[1] - phi[0]), v, rtol=1e-6, atol=1e-6)
 
 
-def test_other_kinds_are_refused():
+def test_other_prediction_types_are_refused():
     x, schedule = normal(2), SCHEDULES["cosine"]
     for refuse in (diffusion.target, diffusion.to_x0, diffusion.to_epsilon):
         with pytest.raises(ValueError, match="expected a prediction_type of epsilon, x0, v, mu; got 'score'"):
@@ -375,8 +433,29 @@ def test_a_denoiser_widens_what_mixed_precision_leaves():
         assert denoiser(x, t).dtype == denoiser.predict(x, t).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_only_the_network_of_a_denoiser_is_in_half(prediction_type, dtype):
+    """Its input and its answer are rounded, and nothing else is."""
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(0.7, dtype=dtype))
+
+        def forward(self, x, t):
+            assert x.dtype == dtype
+            return x * self.weight
+
+    schedule, t, x = SCHEDULES["cosine"], torch.tensor([1, 50, 100]), normal(3, 2, dtype=torch.float32)
+    denoiser = diffusion.Denoiser(Half(), schedule, prediction_type)
+    answer = (x.to(dtype) * denoiser.network.weight).float()
+    assert torch.equal(denoiser.predict(x, t), answer)
+    assert torch.equal(denoiser(x, t), diffusion.to_epsilon(prediction_type, answer, x, t, schedule))
+
+
 def test_a_denoiser_refuses_times():
-    denoiser = diffusion.Denoiser(nn.Identity(), SCHEDULES["cosine"])
+    denoiser = diffusion.Denoiser(Answer(normal(1, 2)), SCHEDULES["cosine"])
     for t in (0, 101):
         with pytest.raises(ValueError, match=f"expected times 1 … 100, got {t} … {t}"):
             denoiser(normal(1, 2), torch.tensor([t]))
@@ -405,6 +484,8 @@ def test_guidance():
         assert len(calls) == number
     calls.clear()
     assert torch.equal(diffusion.guided(model, 3.0)(x, t, None), without) and calls == [None]
+    for scale in (np.float32(3), np.float64(3), np.int64(3), torch.tensor(3.0)):
+        assert torch.equal(diffusion.guided(model, scale)(x, t, c), diffusion.guided(model, 3.0)(x, t, c))
 
 
 def test_guidance_of_gaussians_is_a_power_of_the_condition():
@@ -496,6 +577,18 @@ def test_exact_denoiser_on_devices(device):
     torch.testing.assert_close(found.cpu().double(), mixture(x.double(), t), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", HALF)
+def test_exact_denoiser_of_half_precision(dtype):
+    """Only x is rounded, and ε* at the end."""
+    mixture, x, t = blobs(), normal(4, 2).to(dtype), torch.full((4,), 30)
+    found = mixture(x, t)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), mixture(x.double(), t), rtol=torch.finfo(dtype).eps, atol=1e-4)
+    torch.testing.assert_close(
+        mixture.log_density(x, 30).double(), mixture.log_density(x.double(), 30), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_mixtures_refuse():
     one, two, eye = torch.ones(1), torch.ones(2), torch.eye(2)
     good = (two, torch.zeros(2, 2), torch.stack([eye, eye]))
@@ -514,7 +607,7 @@ def test_mixtures_refuse():
         blobs()(normal(2, 2), torch.tensor([1, 2]))
 
 
-# The plane
+# Points in the plane
 
 
 def test_the_spiral_has_one_and_a_half_turns_and_even_density():
@@ -549,3 +642,16 @@ def test_the_point_network():
     for bad in ((x[:, :1], t), (x, t[:2]), (x, t[:, None]), (x[0], t)):
         with pytest.raises(ValueError, match=r"expected x \(B, 2\) and t \(B,\), got"):
             network(*bad)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_point_network_in_half_knows_every_time(dtype):
+    """bfloat16 cannot tell 999 from 1000; their embedding can."""
+    torch.manual_seed(0)
+    network, t = diffusion.PointNetwork(16), torch.tensor([997, 998, 999, 1000])
+    seen = []
+    network.time[0].register_forward_pre_hook(lambda _, given_: seen.append(given_[0].float()))
+    for each in (network, network.to(dtype)):
+        each(torch.ones(4, 2, dtype=next(each.parameters()).dtype), t)
+    assert torch.pdist(seen[1]).min() > 0.1
+    torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=torch.finfo(dtype).eps)

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import rng
@@ -16,18 +17,10 @@ from course_lib.base import checkpoints, classifier, datasets, metrics, unet, zo
 from course_lib.base.loop import Loop
 
 ROOT = Path(__file__).resolve().parents[1]
-# Bars for what ships, with some room. Of the recipe's 10,000 images: the Fréchet distance at most, the
-# others at least. Of a hundred (cats: 50) drawn here: the kernel distance at most, and how many the classifier
-# takes for what was asked, without guidance and with it, at least.
-REACHED = {
-    "diffusion_mnist": {"Fréchet distance": 0.32, "precision": 0.75, "recall": 0.86, "agreement": 0.96},
-    "diffusion_fashion_mnist": {"Fréchet distance": 1.0, "precision": 0.81, "recall": 0.77, "agreement": 0.87},
-    "diffusion_cats": {"Fréchet distance": 17.0, "recall": 0.55},
-}
+# Bars for what ships, with some room, of a hundred images (cats: 50) drawn here: the kernel distance at most, and how
+# many the classifier takes for what was asked, without guidance and with it, at least.
 KERNEL_DISTANCE = {"diffusion_mnist": 0.1, "diffusion_fashion_mnist": 0.15, "diffusion_cats": 2.0}
 RIGHT = {"diffusion_mnist": (95, 99), "diffusion_fashion_mnist": (86, 97)}
-
-
 SHIPPED = ("diffusion_mnist", "diffusion_fashion_mnist", "diffusion_cats")
 
 
@@ -60,7 +53,7 @@ class Notes(nn.Module):
 
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_a_step_is_algorithm_1(gamma):
-    """Times, noise and what is kept are drawn in this order; then the loss, and its gradient downhill."""
+    """Times, noise and the mask of conditions are drawn in this order; then the loss, and its gradient downhill."""
     denoiser, images, labels = (
         tiny(prediction_type="v", classes=3),
         torch.rand(6, 1, 8, 8),
@@ -116,6 +109,62 @@ def test_steps_refuse():
             diffusion.diffusion_step(denoiser, optimiser, rng(), drop=drop)
     with pytest.raises(ValueError, match=r"the batches must be tuples \(x, condition\)"):
         diffusion.diffusion_step(denoiser, optimiser, rng(), drop=0.1)(torch.rand(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (
+            2 * torch.rand(4, 1, 8, 8, generator=rng()) - 1,
+            ValueError,
+            r"expected images in \[0, 1\]; got values from -",
+        ),
+        (255 * torch.rand(4, 1, 8, 8, generator=rng()), ValueError, r"images in \[0, 1\].* to 25"),
+        (torch.full((4, 1, 8, 8), math.nan), ValueError, "nan"),
+        (torch.full((4, 1, 8, 8), 255, dtype=torch.uint8), TypeError, "floats in .* got torch.uint8"),
+    ],
+)
+def test_the_first_batch_must_be_images_from_0_to_1(images, error, message):
+    """Of images as other tutorials prepare them the network would learn another distribution, without a word."""
+    denoiser = tiny(classes=3)
+    step = diffusion.diffusion_step(denoiser, torch.optim.SGD(denoiser.network.parameters(), 0.1), rng(), drop=0.1)
+    with pytest.raises(error, match=message):
+        step((images, torch.tensor([0, 1, 2, 0])))
+
+
+def test_only_the_first_batch_is_looked_at():
+    """A GPU would have to wait for every look; and points may lie anywhere."""
+    denoiser, notes = tiny(), Notes()
+    step = diffusion.diffusion_step(denoiser, torch.optim.SGD(denoiser.network.parameters(), 0.1), rng())
+    step(torch.rand(4, 1, 8, 8))
+    step(2 * torch.rand(4, 1, 8, 8))
+    step = diffusion.diffusion_step(
+        diffusion.Denoiser(notes, diffusion.cosine(9)), torch.optim.SGD(notes.parameters(), 0.1), rng()
+    )
+    step(5 * torch.randn(4, 2, generator=rng()))
+
+
+def test_numpy_numbers_are_numbers():
+    images, labels = torch.rand(4, 1, 8, 8, generator=rng()), torch.tensor([0, 1, 2, 0])
+    losses = []
+    for kind in (float, np.float32, np.float64):
+        denoiser = tiny(classes=3)
+        optimiser = torch.optim.SGD(denoiser.network.parameters(), 0.1)
+        options = {"drop": kind(0.5), "gamma": kind(4.0), "clip": kind(1.0)}
+        losses.append(diffusion.diffusion_step(denoiser, optimiser, rng(), **options)((images, labels))["loss"])
+    assert losses[0] == losses[1] == losses[2]
+    denoiser = tiny(classes=3)
+    expected = diffusion.sample(denoiser, 3, labels[:3], steps=2, guidance_scale=2.0, rng=rng(), clip=1.0)
+    for n, steps, scale in ((np.int64(3), np.int64(2), np.float32(2)), (torch.tensor(3), np.uint8(2), np.float64(2))):
+        for classes in (labels[:3].numpy(), labels[:3].numpy().astype(np.uint8), labels[:3].int(), [0, 1, 2]):
+            found = diffusion.sample(denoiser, n, classes, steps=steps, guidance_scale=scale, rng=rng(), clip=scale / 2)
+            assert torch.equal(found, expected)
+    with pytest.raises(TypeError, match="integer"):
+        diffusion.sample(denoiser, 2.0)
+    with pytest.raises(TypeError, match="integer"):
+        diffusion.sample(denoiser, 2, steps=2.0)
+    with pytest.raises(TypeError, match="expected classes as integers, got torch.float64"):
+        diffusion.sample(denoiser, 3, np.zeros(3), steps=2)
 
 
 def test_long_gradients_are_clipped():
@@ -274,6 +323,42 @@ def test_sampling_works_in_evaluation_mode_and_returns():
     assert denoiser.network.asked and not any(training for _, _, training in denoiser.network.asked)
 
 
+def test_each_part_of_the_network_gets_its_own_mode_back():
+    """A normalisation that was frozen on purpose stays so."""
+    denoiser = tiny(dropout=0.3)
+    denoiser.train()
+    frozen = denoiser.network.down[0][0].dropout
+    frozen.eval()
+    before = [module.training for module in denoiser.modules()]
+    diffusion.sample(denoiser, 2, steps=2, rng=rng())
+    assert not frozen.training and before == [module.training for module in denoiser.modules()]
+
+
+@pytest.mark.parametrize("steps", [20, 300])
+def test_a_network_in_half_draws_the_same(steps):
+    """With states and coefficients in 8 bits, 300 steps of dpm_solver were NaN, and most pixels of 20 were wrong."""
+    torch.manual_seed(0)
+    network = unet.UNet(unet.Config(width=8, multipliers=(1, 2), classes=3))
+    nn.init.normal_(network.last.weight, std=0.1)
+    denoiser = diffusion.Denoiser(network, diffusion.cosine(), "v", (1, 8, 8))
+    x, labels = normal(2, 1, 8, 8), torch.tensor([0, 2])
+    expected = diffusion.sample(denoiser, x, labels, steps=steps)
+    denoiser.bfloat16()
+    for noise in (x, x.double(), x.numpy()) if steps == 20 else (x,):
+        found = diffusion.sample(denoiser, noise, labels, steps=steps)
+        assert found.dtype == torch.float32
+        assert (found - expected).abs().mean() < 0.01 < 0.1 * expected.std()
+
+
+def test_noise_of_another_precision_than_the_network():
+    denoiser = tiny(classes=3)
+    x, labels = normal(2, 1, 8, 8), torch.tensor([0, 2])
+    expected = diffusion.sample(denoiser, x, labels, steps=3)
+    assert torch.equal(diffusion.sample(denoiser, x.double(), labels, steps=3), expected)
+    state = next(diffusion.ddim(denoiser, x.double(), denoiser.schedule, [50, 0], labels))
+    assert state.x.dtype == torch.float64 and state.x.isfinite().all()
+
+
 def test_sampling_on_devices(device):
     denoiser = tiny(classes=3).eval()
     x, labels = normal(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
@@ -289,16 +374,19 @@ def test_sampling_on_devices(device):
 def test_sampling_refuses():
     denoiser = flat()
     unknown = diffusion.Denoiser(denoiser.network, denoiser.schedule)
-    for which, x in ((denoiser, 0), (denoiser, -3), (unknown, 4), (denoiser, torch.zeros(0, 1, 2, 3))):
+    for x in (0, -3, torch.zeros(0, 1, 2, 3)):
         with pytest.raises(ValueError, match="at least one image"):
-            diffusion.sample(which, x)
-    with pytest.raises(ValueError, match="expected as many conditions as images; got 3 and 4"):
+            diffusion.sample(denoiser, x)
+    with pytest.raises(ValueError, match="does not know the shape of its images"):
+        diffusion.sample(unknown, 4)
+    assert diffusion.sample(unknown, torch.zeros(2, 1, 2, 3), steps=2).shape == (2, 1, 2, 3)
+    with pytest.raises(ValueError, match=r"conditions or noise for 4 images; got \(3,\)"):
         diffusion.sample(denoiser, 4, torch.zeros(3))
     with pytest.raises(ValueError, match="expected 1 … 100 calls, got 101"):
         diffusion.sample(denoiser, 4, steps=101)
-    with pytest.raises(ValueError, match="expected x of finite floats"):
+    with pytest.raises(ValueError, match="expected x of finite numbers"):
         diffusion.sample(denoiser, torch.full((1, 1, 2, 3), math.nan))
-    with pytest.raises(ValueError, match=r"sides must be multiples of 2"):
+    with pytest.raises(ValueError, match="multiples of 2, got 7×8"):
         diffusion.sample(tiny(), torch.zeros(1, 1, 7, 8))
     with pytest.raises(ValueError, match="expected classes 0 … 2, got 3 … 3"):
         diffusion.sample(tiny(classes=3), 1, torch.tensor([3]))
@@ -320,8 +408,9 @@ def test_the_recipe_runs(tmp_path, monkeypatch):
     scores = module.main(["--quick", "--json", "scores.json"])["diffusion_mnist"]
     assert float(scores["Fréchet distance"]) > 0 and 0 <= float(scores["agreement"]) <= 1
     assert json.loads(Path("scores.json").read_text())["name"]
-    denoiser = zoo.build("diffusion_mnist")  # what ships is what the zoo loads
-    metadata = checkpoints.restore(denoiser, tmp_path / "build" / "diffusion_mnist_quick.safetensors")
+    metadata = checkpoints.restore(
+        zoo.build("diffusion_mnist"), tmp_path / "build" / "diffusion_mnist_quick.safetensors"
+    )
     assert "--model diffusion_mnist" in metadata["recipe"]
     assert list(Path("build").glob("*.png"))
 
@@ -331,61 +420,28 @@ def test_the_recipe_knows_what_ships():
     assert set(module.PRESETS) == set(SHIPPED)
     for name, preset in module.PRESETS.items():
         assert (preset.drop is not None) == zoo.build(name).network.config.conditional
-    shares = [module.rate(done, 1000) for done in range(1001)]
-    assert max(shares) == max(shares[150:250]) > 0.85 and shares[0] < 0.01 and shares[-1] < 1e-9
+        settings = f"--steps {preset.steps} --batch-size {preset.batch_size} --seed 0 --model {name}"
+        assert checkpoints.load(name)[1]["recipe"] == f"python recipes/diffusion.py {settings}"
+    rates = [module.rate(done, 1000) for done in range(1001)]
+    assert max(rates) == max(rates[150:250]) > 0.85 and rates[0] < 0.01 and rates[-1] < 1e-9
     with pytest.raises(SystemExit, match="diffusion_mnist, .*diffusion_cats cannot share --out, --state or --json"):
         module.main(["--json", "scores.json"])
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_load_gives_what_was_saved(name, tmp_path, monkeypatch):
-    network = zoo.build(name).network
-    with torch.no_grad():
-        network.last.weight.normal_(generator=rng())
-    half = network.half().state_dict()
-    monkeypatch.setattr(checkpoints, "folder", lambda: tmp_path)
-    checkpoints.save(tmp_path / f"{name}.safetensors", half, recipe="none", seed=0, score="none")
-    assert (tmp_path / f"{name}.safetensors").stat().st_size <= 3_000_000
-    loaded = zoo.load(name)
-    assert not loaded.training and not loaded.network.training
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+def test_shipped_denoisers_predict_as_their_networks(name):
+    loaded = zoo.load(name, "cpu")
     x, t = normal(2, *loaded.shape), torch.tensor([1, 1000])
-    torch.testing.assert_close(loaded.predict(x, t), network.float().eval()(x, t))
-    (tmp_path / f"{name}.safetensors").unlink()
-    with pytest.raises(FileNotFoundError):
-        zoo.load(name)
-
-
-def test_load_knows_its_names():
-    for refuse in (zoo.build, zoo.load):
-        with pytest.raises(ValueError, match="expected a denoiser of diffusion_mnist, .*; got 'diffusion_dogs'"):
-            refuse("diffusion_dogs")
-
-
-def shipped(name: str) -> diffusion.Denoiser:
-    if not (checkpoints.folder() / f"{name}.safetensors").exists():
-        pytest.skip(f"{name}.safetensors is not there yet: python recipes/diffusion.py --model {name}")
-    return zoo.load(name)
+    assert loaded.prediction_type == "v" and loaded.schedule.T == 1000
+    torch.testing.assert_close(loaded.predict(x, t), loaded.network(x, t))
 
 
 @functools.cache
 def hundred(name: str) -> torch.Tensor:
     """Images of ten calls each, of all classes alike where there are any, without guidance."""
-    denoiser = shipped(name)
+    denoiser = zoo.load(name)
     labels = torch.arange(100) % 10 if denoiser.network.config.conditional else None
     return diffusion.sample(denoiser, 100 if labels is not None else 50, labels, steps=10, rng=rng(1))
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_denoisers_reached(name):
-    shipped(name)
-    assert (checkpoints.folder() / f"{name}.safetensors").stat().st_size <= 3_000_000
-    metadata, bars = checkpoints.load(name)[1], REACHED[name]
-    assert metadata["recipe"].startswith("python recipes/diffusion.py") and f"--model {name}" in metadata["recipe"]
-    assert json.loads(metadata["score"])["Fréchet distance"]["n"] == 10_000
-    scores = {fact: score["value"] for fact, score in json.loads(metadata["score"]).items()}
-    assert scores["Fréchet distance"] < bars["Fréchet distance"] and scores["copied"] < 0.05
-    assert all(scores[fact] > bars[fact] for fact in bars if fact != "Fréchet distance")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -407,9 +463,17 @@ def test_shipped_denoisers_draw_like_the_data(name):
 @pytest.mark.parametrize("name", RIGHT)
 def test_shipped_denoisers_draw_what_they_are_asked_for(name):
     """Judged by the shipped classifier, so that the test needs no data; more surely with guidance."""
-    denoiser, labels = shipped(name), torch.arange(100) % 10
+    denoiser, labels = zoo.load(name), torch.arange(100) % 10
     judge = zoo.load(f"classifier_{name.removeprefix('diffusion_')}")
     guided = diffusion.sample(denoiser, 100, labels, steps=10, guidance_scale=2.0, rng=rng(1))
     with torch.no_grad():
         right, right_guided = (int((judge(x).argmax(1) == labels).sum()) for x in (hundred(name), guided))
     assert right >= RIGHT[name][0] and right_guided >= RIGHT[name][1] and right_guided >= right
+
+
+def test_a_shipped_denoiser_in_half_draws_the_same():
+    """97.8 % of digits are read as asked with float32 and with bfloat16 weights; 95.0 % were, in 20 steps."""
+    denoiser, labels = zoo.load("diffusion_mnist").bfloat16(), torch.arange(100) % 10
+    images = diffusion.sample(denoiser, 100, labels, steps=10, rng=rng(1))
+    assert images.dtype == torch.float32
+    assert (images - hundred("diffusion_mnist")).abs().mean() < 0.02

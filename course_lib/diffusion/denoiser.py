@@ -1,7 +1,7 @@
-"""What a network's answer means: `Denoiser` turns any type of prediction into ε_θ, `guided` strengthens a condition.
+"""A network with its schedule: whatever type of prediction it makes, a `Denoiser` names the noise. Guidance, too.
 
-Samplers and bounds take a model: any callable ε_θ(x, t, condition) with x (B, …), t int64 (B,) and a condition or
-None, that returns the estimated noise (B, …).
+Samplers take a model: any callable ε_θ(x, t, condition) with x (B, …), t int64 (B,) and a condition or None, that
+returns the estimated noise (B, …). A `Denoiser` is one, and so is what `guided` returns.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.base import unet, zoo
-from course_lib.diffusion.process import PREDICTION_TYPES, PredictionType, Schedule, cosine, to_epsilon
+from course_lib.diffusion.process import PredictionType, Schedule, check_prediction_type, cosine, to_epsilon
 
 Model = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -21,7 +21,7 @@ class Denoiser(nn.Module):
     """A network, the schedule it was trained with, and what it predicts: together ε_θ.
 
     Args:
-        network: (x, t, condition, condition_mask) → prediction of x's shape, such as `unet.UNet`.
+        network: (x, t[, condition, condition_mask]) → a prediction of x's shape, such as `unet.UNet`.
         schedule: of the forward process.
         prediction_type: what the network predicts: `epsilon`, `x0`, `v` or `mu`, see `process.target`.
         shape: (C, H, W) of the images, for whoever draws the noise; None: unknown.
@@ -38,34 +38,38 @@ class Denoiser(nn.Module):
         shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"expected a prediction_type of {', '.join(PREDICTION_TYPES)}; got {prediction_type!r}")
+        check_prediction_type(prediction_type)
         self.network, self.schedule, self.prediction_type, self.shape = network, schedule, prediction_type, shape
-
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """ε_θ (B, …) at X_t = x (B, …), in x's dtype.
-
-        Args:
-            t: int64 (B,), 1 … T. condition: what the network takes; None: unconditional.
-
-        Raises:
-            ValueError: times out of range, and what the network refuses.
-        """
-        return to_epsilon(self.prediction_type, self.predict(x, t, condition), x, t, self.schedule)
 
     def predict(
         self, x: Tensor, t: Tensor, condition: Tensor | None = None, condition_mask: Tensor | None = None
     ) -> Tensor:
-        """The network's own prediction (B, …), in x's dtype; arguments as for `forward` and `UNet.forward`.
+        """The network's own prediction (B, …), in x's dtype. The network computes in the dtype of its weights.
+
+        Args:
+            x: X_t, floats (B, …).
+            t: int64 (B,), 1 … T.
+            condition: what the network takes; None: unconditional.
+            condition_mask: bool (B,), whose conditions count; None: all. See `UNet.forward`.
+
+        Raises:
+            ValueError: what the network refuses.
+        """
+        given = () if condition is None else (condition, condition_mask)  # some networks know no conditions
+        own = next(self.network.parameters(), x).dtype
+        return self.network(x.to(own), t, *given).to(x.dtype)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """ε_θ (B, …) at X_t = x, in x's dtype; the arguments are those of `predict`.
+
+        Only the network computes in the precision of its weights. From bfloat16's 8 bits of X_t and ε, X_0 could not be
+        told at late times, where it is multiplied with √ᾱ_t ≈ 0.
 
         Raises:
             ValueError: times out of range, and what the network refuses.
+            TypeError: x that is no float, times that are not whole.
         """
-        if t.device.type == "cpu":
-            self.schedule.check(t, 1)
-        # A network without conditions need not know the word.
-        given = () if condition is None else (condition, condition_mask)
-        return self.network(x, t, *given).to(x.dtype)
+        return to_epsilon(self.prediction_type, self.predict(x, t, condition), x, t, self.schedule)
 
 
 def guided(model: Model, guidance_scale: float) -> Model:
@@ -78,6 +82,7 @@ def guided(model: Model, guidance_scale: float) -> Model:
         model: trained with some of the conditions left out; None is "no condition".
         guidance_scale: s, any number.
     """
+    guidance_scale = float(guidance_scale)  # a NumPy number may be no float, and `lerp` wants one
 
     def epsilon(x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         if condition is None or guidance_scale == 0:
@@ -88,12 +93,12 @@ def guided(model: Model, guidance_scale: float) -> Model:
     return epsilon
 
 
-def _denoiser(channels: int, side: int, **config: Any) -> Denoiser:
+def _build(channels: int, side: int, **config: Any) -> Denoiser:
     """v-prediction on the cosine schedule with T = 1000, by a U-Net small enough for one core to train in an hour."""
     network = unet.UNet(unet.Config(channels=channels, multipliers=(1, 2), patch=2, **config))
-    return Denoiser(network, cosine(), "v", (channels, side, side))
+    return Denoiser(network, cosine(), "v", shape=(channels, side, side))
 
 
-for _data in ("mnist", "fashion_mnist"):
-    zoo.register(f"diffusion_{_data}", partial(_denoiser, 1, 28, classes=10, width=32))
-zoo.register("diffusion_cats", partial(_denoiser, 3, 32, width=40, attention=(1,), dropout=0.1))
+zoo.register("diffusion_mnist", partial(_build, channels=1, side=28, width=32, classes=10))
+zoo.register("diffusion_fashion_mnist", partial(_build, channels=1, side=28, width=32, classes=10))
+zoo.register("diffusion_cats", partial(_build, channels=3, side=32, width=40, attention=(1,), dropout=0.1))

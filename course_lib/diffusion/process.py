@@ -1,33 +1,37 @@
-"""How much of the image is left at each time: the noise schedule ᾱ_t of the forward process.
+"""The forward process, which turns data into noise, and what is known of the way back.
 
-Times are whole numbers: t = 0 is the data, ᾱ_0 = 1; t = T is nearly pure noise. Everything is kept in float64 and
-handed out in the precision and on the device of the images, so that 1 − ᾱ_t has its digits also where it is tiny.
+Times are whole numbers: X_0 is the data (images around [-1, 1]), X_T nearly pure noise. A `Schedule` says how much of
+the data is left at each time; `q_sample` adds noise, `posterior` is the way back for a known X_0. A network may predict
+the noise, X_0 or a mixture of both: `target` says what it learns, `to_x0` and `to_epsilon` what an answer means.
 
-
-The two processes of the lecture: forward, which adds noise, and what is known of the way back.
-
-All functions take images (B, …) and times t: a number, or int64 (B,). X_0 is the data, around [-1, 1] for images.
+All functions take float tensors (B, …) and a time t: a number for all, or int64 (B,), one for each. They compute in
+float32 at least, and what has the shape of the data has its dtype, too.
 """
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+PredictionType = Literal["epsilon", "x0", "v", "mu"]
+PREDICTION_TYPES = ("epsilon", "x0", "v", "mu")
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """ᾱ_0 = 1 > ᾱ_1 > … > ᾱ_T > 0 of q(X_t | X_0) = N(√ᾱ_t X_0, (1 − ᾱ_t) I) (Ho et al. 2020, equation 4).
+    """The noise schedule ᾱ_t: q(X_t | X_0) = N(√ᾱ_t X_0, (1 − ᾱ_t) I) (Ho et al. 2020, equation 4).
 
     Attributes:
-        alpha_bar: (T + 1,) float64 on the CPU.
+        alpha_bar: ᾱ_0 = 1 > ᾱ_1 > … > ᾱ_T > 0, (T + 1,) float64 on the CPU: so 1 − ᾱ_t has its digits also where it
+            is tiny.
 
     Raises:
-        ValueError: numbers that do not begin at 1, do not fall all the time, or reach 0 or NaN.
+        ValueError: another shape or dtype, or numbers that do not begin at 1, do not fall all the time, or reach 0 or
+            NaN.
     """
 
     alpha_bar: Tensor
@@ -61,43 +65,44 @@ class Schedule:
 
         Args:
             t: a time, or int64 (B,), one for each image; low … T.
-            like: (B, …), whose dtype, device and number of dimensions they get.
+            like: floats (B, …), whose device and number of dimensions they get.
             low: 1 where t = 0 has no meaning.
 
         Returns:
-            (B, 1, …) each, or scalars () for one time.
+            (B, 1, …) each, or (1, 1, …) for one time; of the dtype of `like`, but float32 where that is a half
+            precision, so that a product with images is computed in float32.
 
         Raises:
             ValueError: a time out of range (on a GPU, torch's own error), or another number of times.
-            TypeError: times that are not whole.
+            TypeError: times that are not whole, or `like` that is no float.
         """
-        return self.pick(self.alpha_bar.sqrt(), t, like, low), self.pick((1 - self.alpha_bar).sqrt(), t, like, low)
+        index = self._index(t, like, low)
+        tables = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+        a, b = (_shaped(table.to(index.device, _precision(like))[index], like) for table in tables)
+        return a, b
 
-    def pick(self, table: Tensor, t: Tensor | int, like: Tensor, low: int = 0) -> Tensor:
-        """The entries of a table (T + 1,) float64 at times t, shaped as `at` describes, with its errors."""
-        if isinstance(t, Tensor):
-            if t.is_floating_point() or t.dtype == torch.bool:
-                raise TypeError(f"expected whole times, got {t.dtype}")
-            if t.shape != like.shape[:1]:
-                raise ValueError(f"expected {len(like)} times, one for each image; got {tuple(t.shape)}")
-            if t.device.type == "cpu":
-                self.check(t, low)
-            return table.to(like.device, like.dtype)[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
-        t = operator.index(t)
-        self.check(torch.tensor(t), low)
-        return table[t].to(like.device, like.dtype)
-
-    def check(self, t: Tensor, low: int = 0) -> None:
-        """Raises ValueError for times below `low` or above T."""
-        if t.numel() and (t.min() < low or t.max() > self.T):
+    def _index(self, t: Tensor | int, like: Tensor, low: int) -> Tensor:
+        """The times as indices: int64 (B,), or (1,) for one time; the errors are those of `at`."""
+        if not like.is_floating_point():
+            raise TypeError(f"expected data of floats, got {like.dtype}")
+        if not isinstance(t, Tensor):
+            t = torch.tensor([operator.index(t)])
+        elif t.is_floating_point() or t.dtype == torch.bool:
+            raise TypeError(f"expected whole times, got {t.dtype}")
+        elif t.shape != like.shape[:1]:
+            raise ValueError(f"expected {len(like)} times, one for each image; got {tuple(t.shape)}")
+        if t.device.type == "cpu" and t.numel() and (t.min() < low or t.max() > self.T):  # a GPU would have to wait
             raise ValueError(f"expected times {low} … {self.T}, got {int(t.min())} … {int(t.max())}")
+        return t.long()
 
     def times(self, calls: int) -> list[int]:
         """T = t_1 > t_2 > … > 0: times for a sampler of `calls` steps, spaced evenly; `calls` = T gives all.
 
         Raises:
             ValueError: calls outside 1 … T.
+            TypeError: calls that are not whole.
         """
+        calls = operator.index(calls)
         if not 1 <= calls <= self.T:
             raise ValueError(f"expected 1 … {self.T} calls, got {calls}")
         return [round(t) for t in torch.linspace(self.T, 0, calls + 1, dtype=torch.float64).tolist()]
@@ -108,23 +113,28 @@ class Schedule:
         It is what is left of the image at the end: 0 for T → ∞, as the lecture says.
 
         Args:
-            x0: (B, …). Returns (B,) float64.
+            x0: (B, …).
+
+        Returns:
+            (B,) float64.
         """
         left = self.alpha_bar[-1].item()
         x = x0.detach().to("cpu", torch.float64).flatten(1)
         return 0.5 * (left * x.square() - left - math.log1p(-left)).sum(1)
 
 
-def from_betas(betas: Tensor) -> Schedule:
-    """A schedule of your own, from the variances β_1 … β_T (T,) in (0, 1) of the steps.
+def _precision(like: Tensor) -> torch.dtype:
+    """What to compute in: the dtype of `like`, but float32 for bfloat16 and float16."""
+    return torch.promote_types(like.dtype, torch.float32)
 
-    Raises:
-        ValueError: variances outside (0, 1), or none.
+
+def _shaped(values: Tensor, like: Tensor) -> Tensor:
+    """Coefficients (B,) or (1,) with the device and the dimensions of `like`.
+
+    Also a single one gets all dimensions: torch rounds a scalar () to the dtype of what it is multiplied with.
     """
-    betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
-    if betas.ndim != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
-        raise ValueError("expected at least one β, all in (0, 1)")
-    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, 0)]))
+    shape = [-1, *[1] * like.ndim][: like.ndim]
+    return values.to(like.device, _precision(like)).view(shape)
 
 
 def linear(T: int = 1000) -> Schedule:
@@ -142,6 +152,9 @@ def cosine(T: int = 1000, s: float = 0.008) -> Schedule:
     """ᾱ_t = f(t)/f(0), f(t) = cos²(π/2 · (t/T + s)/(1 + s)), β at most 0.999 (Nichol & Dhariwal 2021, equation 17).
 
     The image fades evenly, while `linear` spends its last quarter on what is already noise.
+
+    Raises:
+        ValueError: T below 1.
     """
     return from_function(lambda u: math.cos(math.pi / 2 * (u + s) / (1 + s)) ** 2, T)
 
@@ -158,87 +171,124 @@ def from_function(alpha_bar: Callable[[float], float], T: int) -> Schedule:
     return from_betas((1 - values[1:] / values[:-1]).clamp_max(0.999))
 
 
-PredictionType = Literal["epsilon", "x0", "v", "mu"]
-PREDICTION_TYPES = ("epsilon", "x0", "v", "mu")
-Noise = torch.Generator | Iterable[Tensor] | None  # where ε comes from: see `noise_stream`
+def from_betas(betas: Tensor) -> Schedule:
+    """A schedule from the variances β_1 … β_T (T,) in (0, 1) of the steps.
+
+    Raises:
+        ValueError: variances outside (0, 1), or none.
+    """
+    betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+    if betas.ndim != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
+        raise ValueError("expected at least one β, all in (0, 1)")
+    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, 0)]))
 
 
 def q_sample(x0: Tensor, t: Tensor | int, noise: Tensor, schedule: Schedule) -> Tensor:
     """X_t = √ᾱ_t X_0 + √(1 − ᾱ_t) ε in one go (Ho et al. 2020, equation 4).
 
     Args:
-        x0: (B, …). t: 0 … T. noise: ε ~ N(0, I), of x0's shape.
+        x0: floats (B, …).
+        t: 0 … T.
+        noise: ε ~ N(0, I), of x0's shape.
+        schedule: of the process.
 
     Raises:
         ValueError: shapes that differ, times out of range.
+        TypeError: x0 that is no float, times that are not whole.
     """
-    _check_noise(noise, x0)
-    a, s = schedule.at(t, x0)
-    return a * x0 + s * noise
+    check_noise(noise, x0)
+    a, b = schedule.at(t, x0)
+    return (a * x0 + b * noise).to(x0.dtype)
 
 
 def q_step(x: Tensor, t: int, noise: Tensor, schedule: Schedule) -> Tensor:
-    """One step of the chain: X_t = √(1 − β_t) X_{t−1} + √β_t ε (equation 2), for t from 1.
+    """One step of the chain: X_t = √(1 − β_t) X_{t−1} + √β_t ε (equation 2).
+
+    Args:
+        x: X_{t−1}, floats (B, …).
+        t: 1 … T.
+        noise: ε ~ N(0, I), of x's shape.
+        schedule: of the process.
 
     Raises:
         ValueError: shapes that differ, a time out of range.
+        TypeError: x that is no float, a time that is not whole.
     """
-    _check_noise(noise, x)
-    beta = schedule.pick(schedule.beta, t, x, low=1)
-    return (1 - beta).sqrt() * x + beta.sqrt() * noise
+    check_noise(noise, x)
+    beta = posterior_coefficients(t, t - 1, schedule, x)[3]
+    return ((1 - beta).sqrt() * x + beta.sqrt() * noise).to(x.dtype)
+
+
+def check_noise(noise: Tensor, x: Tensor) -> None:
+    """Raises ValueError for noise of another shape than x: it would be broadcast."""
+    if noise.shape != x.shape:
+        raise ValueError(f"expected noise {tuple(x.shape)}, got {tuple(noise.shape)}")
 
 
 def posterior_coefficients(t: Tensor | int, s: Tensor | int, schedule: Schedule, like: Tensor) -> tuple[Tensor, ...]:
     """The numbers of q(X_s | X_t, X_0) for s < t, which is Gaussian; s = t − 1 is the paper's (equations 6 and 7).
 
     Args:
-        t, s: times, both whole numbers or both int64 (B,). like: as for `Schedule.at`.
+        t: a time from 1, or int64 (B,).
+        s: a time before t, or as many as t.
+        schedule: of the process.
+        like: floats (B, …), whose device and number of dimensions the numbers get.
 
     Returns:
-        c_0, c_t, β̃, β, shaped as `Schedule.at` does: the mean is c_0 X_0 + c_t X_t, the variance β̃, and β is that of
-        the forward step from s to t.
+        c_0, c_t, β̃, β, of shapes and dtype as `Schedule.at` gives: the mean is c_0 X_0 + c_t X_t, the variance β̃, and
+        β is that of the forward step from s to t.
 
     Raises:
         ValueError: times out of range, or s that is not before t.
+        TypeError: times that are not whole, or `like` that is no float.
     """
     # In float64 to the end: 1 − ᾱ_t/ᾱ_s is the difference of numbers that are nearly equal.
-    wide = like.new_empty(like.shape[:1] + (1,) * (like.ndim - 1), dtype=torch.float64, device="cpu")
-    t, s = (time.cpu() if isinstance(time, Tensor) else time for time in (t, s))
-    now, then = schedule.pick(schedule.alpha_bar, t, wide, low=1), schedule.pick(schedule.alpha_bar, s, wide)
+    now, then = (schedule.alpha_bar[schedule._index(time, like, low).cpu()] for time, low in ((t, 1), (s, 0)))
     beta = 1 - now / then
     if not (beta > 0).all():
         raise ValueError(f"expected s < t, got {s} and {t}")
     c_0 = then.sqrt() * beta / (1 - now)
     c_t = (now / then).sqrt() * (1 - then) / (1 - now)
-    return tuple(c.to(like.device, like.dtype) for c in (c_0, c_t, beta * (1 - then) / (1 - now), beta))
+    return tuple(_shaped(c, like) for c in (c_0, c_t, beta * (1 - then) / (1 - now), beta))
 
 
 def posterior(x0: Tensor, x: Tensor, t: Tensor | int, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """Mean (B, …) and variance (() or (B, 1, …)) of q(X_{t−1} | X_t, X_0) (equations 6 and 7), for t from 1.
+    """Mean (B, …) and variance ((B, 1, …) or (1, 1, …)) of q(X_{t−1} | X_t, X_0) (equations 6 and 7).
 
     Args:
-        x0, x: (B, …), X_0 and X_t.
+        x0: X_0, floats (B, …).
+        x: X_t, of the same shape.
+        t: 1 … T.
+        schedule: of the process.
 
     Raises:
         ValueError: times out of range.
+        TypeError: x that is no float, times that are not whole.
     """
     c_0, c_t, variance, _ = posterior_coefficients(t, t - 1, schedule, x)
-    return c_0 * x0 + c_t * x, variance
+    return (c_0 * x0 + c_t * x).to(x.dtype), variance
 
 
 def mu_from_epsilon(x: Tensor, t: Tensor | int, epsilon: Tensor, schedule: Schedule) -> Tensor:
-    """μ_θ(X_t, t) = (X_t − β_t/√(1 − ᾱ_t) ε_θ)/√(1 − β_t) (equation 11), for t from 1.
+    """μ_θ(X_t, t) = (X_t − β_t/√(1 − ᾱ_t) ε_θ)/√(1 − β_t) (equation 11).
+
+    Args:
+        x: X_t, floats (B, …).
+        t: 1 … T.
+        epsilon: ε_θ, of x's shape.
+        schedule: of the process.
 
     Raises:
         ValueError: times out of range.
+        TypeError: x that is no float, times that are not whole.
     """
-    _, s = schedule.at(t, x, low=1)
-    beta = schedule.pick(schedule.beta, t, x)
-    return (x - beta / s * epsilon) / (1 - beta).sqrt()
+    _, b = schedule.at(t, x, low=1)
+    beta = posterior_coefficients(t, t - 1, schedule, x)[3]
+    return ((x - beta / b * epsilon) / (1 - beta).sqrt()).to(x.dtype)
 
 
 def target(prediction_type: PredictionType, x0: Tensor, noise: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
-    """What a network of that `prediction_type` should answer at X_t = √ᾱ_t X_0 + √(1 − ᾱ_t) ε.
+    """What a network of this `prediction_type` should answer at X_t = √ᾱ_t X_0 + √(1 − ᾱ_t) ε.
 
     | prediction_type | target | |
     |---|---|---|
@@ -249,80 +299,59 @@ def target(prediction_type: PredictionType, x0: Tensor, noise: Tensor, t: Tensor
 
     Raises:
         ValueError: another prediction_type, or times out of range; of `mu`, t = 0.
+        TypeError: x0 that is no float, times that are not whole.
     """
+    check_prediction_type(prediction_type)
+    a, b = schedule.at(t, x0)
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "x0":
         return x0
-    a, s = schedule.at(t, x0)
     if prediction_type == "v":
-        return a * noise - s * x0
-    _check(prediction_type)
-    return posterior(x0, a * x0 + s * noise, t, schedule)[0]
+        return (a * noise - b * x0).to(x0.dtype)
+    return posterior(x0, a * x0 + b * noise, t, schedule)[0].to(x0.dtype)
 
 
 def to_x0(
     prediction_type: PredictionType, prediction: Tensor, x: Tensor, t: Tensor | int, schedule: Schedule
 ) -> Tensor:
-    """The estimate of X_0 that a prediction amounts to, at X_t = x.
+    """The estimate X̂_0 (B, …) that a prediction (B, …) amounts to, at X_t = x.
 
     Raises:
         ValueError: another prediction_type, or times out of range; of `mu`, t = 0.
+        TypeError: x that is no float, times that are not whole.
     """
+    check_prediction_type(prediction_type)
+    a, b = schedule.at(t, x)
     if prediction_type == "x0":
         return prediction
-    a, s = schedule.at(t, x)
     if prediction_type == "epsilon":
-        return (x - s * prediction) / a
+        return ((x - b * prediction) / a).to(x.dtype)
     if prediction_type == "v":
-        return a * x - s * prediction
-    _check(prediction_type)
+        return (a * x - b * prediction).to(x.dtype)
     c_0, c_t, _, _ = posterior_coefficients(t, t - 1, schedule, x)
-    return (prediction - c_t * x) / c_0
+    return ((prediction - c_t * x) / c_0).to(x.dtype)
 
 
 def to_epsilon(
     prediction_type: PredictionType, prediction: Tensor, x: Tensor, t: Tensor | int, schedule: Schedule
 ) -> Tensor:
-    """The estimate of the noise ε that a prediction amounts to, at X_t = x, for t from 1.
+    """The estimate of the noise ε (B, …) that a prediction (B, …) amounts to, at X_t = x, for t from 1.
 
     Raises:
         ValueError: another prediction_type, or times out of range.
+        TypeError: x that is no float, times that are not whole.
     """
+    check_prediction_type(prediction_type)
+    a, b = schedule.at(t, x, low=1)
     if prediction_type == "epsilon":
         return prediction
-    a, s = schedule.at(t, x, low=1)
     if prediction_type == "v":
-        return s * x + a * prediction
-    return (x - a * to_x0(prediction_type, prediction, x, t, schedule)) / s
+        return (b * x + a * prediction).to(x.dtype)
+    return ((x - a * to_x0(prediction_type, prediction, x.to(a.dtype), t, schedule)) / b).to(x.dtype)
 
 
-def noise_stream(noise: Noise, like: Tensor) -> Iterator[Tensor]:
-    """ε ~ N(0, I) of the shape, dtype and device of `like` (B, …), time after time.
-
-    Args:
-        noise: a generator, tensors of that shape to be used one after the other, or None: torch's own generator.
-
-    Raises:
-        ValueError: when its turn comes, a tensor of another shape or with NaN; or when there is none left.
-    """
-    if noise is None or isinstance(noise, torch.Generator):
-        device = like.device if noise is None else noise.device
-        while True:
-            yield torch.randn(like.shape, generator=noise, device=device, dtype=like.dtype).to(like.device)
-    for given in noise:
-        _check_noise(given, like)
-        if not given.isfinite().all():
-            raise ValueError("expected noise of finite numbers, got NaN or infinity")
-        yield given
-    raise ValueError("the noise given ends before the steps do")
-
-
-def _check_noise(noise: Tensor, x: Tensor) -> None:
-    if noise.shape != x.shape:
-        raise ValueError(f"expected noise {tuple(x.shape)}, got {tuple(noise.shape)}")
-
-
-def _check(prediction_type: str) -> None:
-    if prediction_type != "mu":
+def check_prediction_type(prediction_type: str) -> None:
+    """Raises ValueError for what is not one of the four."""
+    if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"expected a prediction_type of {', '.join(PREDICTION_TYPES)}; got {prediction_type!r}")

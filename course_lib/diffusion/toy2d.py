@@ -1,9 +1,7 @@
-"""Data so simple that the best possible ε_θ is known in closed form: Gaussians and their mixtures.
+"""Data so simple that all about it is known: Gaussian mixtures, and a spiral of points in the plane.
 
-Where the denoiser is exact, whatever a sampler or a bound gets wrong is its own fault.
-
-
-Diffusion in the plane, where everything can be drawn: a spiral of points, and a network that denoises points.
+For a mixture the best possible ε_θ has a closed form, so whatever a sampler gets wrong is its own fault. In the plane
+everything can be drawn: `PointNetwork` denoises points.
 """
 
 import math
@@ -22,8 +20,9 @@ class GaussianMixture:
     X_t is a mixture too, of N(√ᾱ_t m_k, ᾱ_t C_k + (1 − ᾱ_t) I), and ε* = −√(1 − ᾱ_t) ∇ log p_t(x) (Vincent 2011).
 
     Args:
-        weights: (K,), positive; divided by their sum. means: (K, d). covariances: (K, d, d), symmetric and positive
-            semi-definite. All floats of one type, on one device.
+        weights: (K,), positive; divided by their sum.
+        means: (K, d), of the same float type and on the same device.
+        covariances: (K, d, d), as the means; symmetric and positive semi-definite.
         schedule: of the forward process.
 
     Raises:
@@ -46,17 +45,17 @@ class GaussianMixture:
         self.schedule = schedule
 
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """n draws (n, d) of X_0, with a generator on the means' device."""
+        """n draws (n, d) of X_0; rng is on the means' device, None is torch's own."""
         chosen = torch.multinomial(self.weights, n, replacement=True, generator=rng)
         noise = torch.randn(n, self.means.shape[1], generator=rng, dtype=self.means.dtype, device=self.means.device)
         return self.means[chosen] + (self.roots[chosen] @ noise[..., None])[..., 0]
 
     def log_density(self, x: Tensor, t: int = 0) -> Tensor:
-        """log p_t(x) (B,) of x (B, d)."""
+        """log p_t(x) (B,) of x (B, d), in float32 at least."""
         return torch.logsumexp(self._joint(x, t)[0], 0)
 
     def __call__(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """ε*(x, t) (B, d) of x (B, d); t int64 (B,), all the same, as samplers ask.
+        """ε*(x, t) (B, d) of x (B, d), in x's dtype; t int64 (B,), all the same, as samplers ask.
 
         Raises:
             ValueError: different times.
@@ -66,12 +65,12 @@ class GaussianMixture:
         time = int(t[0])
         log_joint, pulls = self._joint(x, time)
         responsibilities = log_joint.softmax(0)
-        return self.schedule.at(time, x)[1] * (responsibilities[:, None] * pulls).sum(0).T
+        return (self.schedule.at(time, x)[1] * (responsibilities[:, None] * pulls).sum(0).T).to(x.dtype)
 
     def _joint(self, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """log w_k N(x; …) (K, B) and Σ_k⁻¹(x − √ᾱ m_k) (K, d, B), at time t."""
-        a, b = self.schedule.at(t, x)
-        d = x.shape[1]
+        a, b = self.schedule.at(t, x[..., None])  # (1, 1, 1)
+        x, d = x.to(a.dtype), x.shape[1]  # in float32 at least
         covariances = a**2 * self.covariances.to(x) + b**2 * torch.eye(d).to(x)
         difference = x.T - a * self.means.to(x)[:, :, None]
         L = torch.linalg.cholesky(covariances)
@@ -90,7 +89,9 @@ def spiral(n: int, rng: torch.Generator | None = None, noise: float = 0.04) -> T
     """n points (n, 2) float32 along a spiral of one and a half turns, within about [-1.7, 1.7], in no order.
 
     Args:
-        rng: None: torch's own. noise: standard deviation of the points around the line.
+        n: how many.
+        rng: on the CPU; None: torch's own.
+        noise: standard deviation of the points around the line.
 
     Raises:
         ValueError: n below 1.
@@ -106,8 +107,8 @@ def spiral(n: int, rng: torch.Generator | None = None, noise: float = 0.04) -> T
 class PointNetwork(nn.Module):
     """(x, t) → a prediction for each point: three residual layers, whose inputs the embedding of t scales and shifts.
 
-    Waves of both coordinates go in beside them: of the plain numbers an MLP learns fine structure slowly (Tancik et
-    al. 2020).
+    Sines and cosines of both coordinates go in beside them: from the plain numbers an MLP learns fine structure slowly
+    (Tancik et al. 2020).
 
     Args:
         width: of the hidden layers.
@@ -128,7 +129,8 @@ class PointNetwork(nn.Module):
         """
         if x.ndim != 2 or x.shape[1] != 2 or t.shape != x.shape[:1]:
             raise ValueError(f"expected x (B, 2) and t (B,), got {tuple(x.shape)} and {tuple(t.shape)}")
-        scale, shift = self.time(timestep_embedding(t.to(x.dtype), 32)).chunk(2, 1)
+        exact = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell 999 from 1000
+        scale, shift = self.time(timestep_embedding(t.to(exact), 32).to(x.dtype)).chunk(2, 1)
         angles = torch.cat([math.pi / 2 * x, math.pi * x], 1)
         h = self.first(torch.cat([x, angles.sin(), angles.cos()], 1))
         for layer in self.layers:
