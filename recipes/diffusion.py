@@ -1,4 +1,4 @@
-"""Train the diffusion models of chapter 5: digits and clothes with classes, and cats.
+"""Train the diffusion models that ship: digits and clothes with classes, and cats.
 
     python recipes/diffusion.py                             # all that ship, one after the other: two hours on one core
     python recipes/diffusion.py --model diffusion_mnist     # one of them; continues where it was interrupted
@@ -9,13 +9,13 @@
 | `diffusion_fashion_mnist` | Fashion-MNIST | the same |
 | `diffusion_cats` | CIFAR-10's cats | without classes; mirrored, for there are 5,000 only |
 
-All predict v on the cosine schedule. Digits and clothes do without min-SNR weights: these make light of the latest
-times, where it is decided which digit it will be, and after the same 150 s of training fewer digits were read as asked
-(78 against 84 %). Their batches are small, for many steps matter more than quiet ones (of 128 and of 64: 68 and 84 %).
-The cats keep the weights and have attention: without either, twice as many images led to twice the distance (26.8).
-The learning rate rises for a while and falls to zero along a half cosine, and what ships is the moving average of the
-weights. MNIST, Fashion-MNIST and the cats are found in `COURSE_DATA`, or downloaded. Samples of the average are drawn
-to build/ as the training goes. The scores are those of DPM-Solver++(2M) with 20 calls, without guidance.
+All predict v on the cosine schedule. Digits and clothes do without min-SNR weights: these give little weight to the
+latest times, where it is decided which digit it will be, and after the same 150 s of training fewer digits were read as
+asked (78 against 84 %). Their batches are small, because many steps matter more than exact ones (of 128 and of 64: 68
+and 84 %). The cats keep the weights and have attention: without either, twice as many images led to twice the distance
+(26.8). The learning rate rises for a while and falls to zero along a half cosine, and what ships is the moving average
+of the weights. MNIST, Fashion-MNIST and the cats are found in `COURSE_DATA`, or downloaded. Samples of the average are
+drawn to build/ as the training goes. The scores are those of DPM-Solver++(2M) with 20 calls, without guidance.
 """
 
 import argparse
