@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
 from course_lib.diffusion.denoiser import Denoiser
 from course_lib.diffusion.process import PredictionType, Schedule, q_sample, target
@@ -39,19 +40,16 @@ def diffusion_step(
     """
     if drop is not None and not 0 <= drop <= 1:
         raise ValueError(f"expected drop in [0, 1], got {drop}")
-    first = True
+    check_images = once(check_range)
 
     def step(batch: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        nonlocal first
         x, condition = batch if isinstance(batch, tuple | list) else (batch, None)
         if drop is None:
             condition = None
         elif condition is None:
             raise ValueError("drop is given, so the batches must be tuples (x, condition)")
         if x.ndim == 4:
-            if first:
-                _check_images(x)
-            first = False
+            check_images(x)
             x = 2 * x - 1
         t = draw_times(len(x), denoiser.schedule.T, rng).to(x.device)
         noise = torch.randn(x.shape, generator=rng, device=rng.device).to(x)
@@ -143,11 +141,3 @@ def draw_times(n: int, T: int, rng: torch.Generator | None = None) -> Tensor:
     u = torch.rand(n, generator=rng, device=device)
     order = torch.randperm(n, generator=rng, device=device)
     return (((order + u) / n * T).long() + 1).clamp_max(T)
-
-
-def _check_images(images: Tensor) -> None:
-    if not images.is_floating_point():
-        raise TypeError(f"expected images of floats in [0, 1], got {images.dtype}")
-    low, high = (float(value) for value in images.aminmax())
-    if not -1e-3 <= low <= high <= 1 + 1e-3:  # some room for rounding; written so that NaN fails, too
-        raise ValueError(f"expected images in [0, 1]; got values from {low:.3g} to {high:.3g}")
