@@ -1,4 +1,4 @@
-"""Diffusion against diffusers, and its samplers against each other; the bars of chapter 5 in one run.
+"""Diffusion against diffusers, and its samplers against each other; the bars of the topic in one run.
 
     pip install -e .[bench]                                       # diffusers, the peer of the first two parts
     COURSE_DATA=/path/to/data python benchmarks/diffusion.py      # 10 minutes on 2 cores, and part 4 half an hour
@@ -20,9 +20,7 @@
 Parts 1 to 3 run on the CPU. Exits with 1 where a bar is missed.
 """
 
-import argparse
 import contextlib
-import dataclasses
 import gc
 import importlib.util
 import itertools
@@ -31,30 +29,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+from benchmarks import common
 from course_lib import diffusion
-from course_lib.base import (
-    checkpoints,
-    classifier,
-    datasets,
-    metrics,
-    recipes,
-    runtime,
-    unet,
-    zoo,
-)
+from course_lib.base import checkpoints, datasets, metrics, runtime, unet, zoo
 from course_lib.base.loop import Loop
-from recipes import common
 
 STEP_BAR, LIVE_BAR, SAMPLING_BAR, SHIPPED_BAR = 1.5, 0.97, 1.05, 0.98
 GUIDANCE = 1.1  # what the shipped digits are best drawn with: as asked, and nearer to the data than without
-BEST_GAN = "dcgan_mnist_conditional"  # the lowest Fréchet distance of chapters 3 and 4 on MNIST
+BEST_GAN = "dcgan_mnist_conditional"  # the lowest Fréchet distance on MNIST of the generators before diffusion
 FAR = 2.0  # the Fréchet distance at which the race ends
 LIVE = {"width": 48, "multipliers": (1, 1), "classes": 10, "patch": 2}  # the lesson's network
 RATE = 3e-3  # the lesson's learning rate, at its highest
@@ -142,15 +130,15 @@ def measure_step(quick: bool) -> Rows:
     )
     tutorial = tutorial_step(theirs, adam[1])
     mixed = torch.autocast("cpu", torch.bfloat16)
-    kinds = {
+    sides = {
         "diffusers, float32": (contextlib.nullcontext(), lambda: tutorial(2 * images - 1)),
         "diffusers, bfloat16": (mixed, lambda: tutorial(2 * images - 1)),
         "ours, float32": (contextlib.nullcontext(), lambda: learn(images)),
         "ours, bfloat16 where it pays": (runtime.autocast("cpu"), lambda: learn(images)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 2):
-        for name, (precision, run) in kinds.items():  # by turns, so that all meet the same machine
+        for name, (precision, run) in sides.items():  # by turns, so that all meet the same machine
             began = time.perf_counter()
             with precision:
                 run()
@@ -313,11 +301,11 @@ def sampling(quick: bool, n: int, seed: int = 1) -> Rows:
     real = look(held_out[:][0].to(device))
     labels = torch.arange(n) % 10
     # Heun's step is two calls, but for the last: 19 in all.
-    kinds = {f"DDPM, {ancestral} calls": (diffusion.ddpm, ancestral, 1.0)}
-    kinds |= {f"{name}, 20 calls": (sampler, 10 if name == "Heun" else 20, 1.0) for name, sampler in SAMPLERS.items()}
-    kinds[f"guidance {GUIDANCE}"] = diffusion.dpm_solver, 20, GUIDANCE
+    ways = {f"DDPM, {ancestral} calls": (diffusion.ddpm, ancestral, 1.0)}
+    ways |= {f"{name}, 20 calls": (sampler, 10 if name == "Heun" else 20, 1.0) for name, sampler in SAMPLERS.items()}
+    ways[f"guidance {GUIDANCE}"] = diffusion.dpm_solver, 20, GUIDANCE
     rows: Rows = {}
-    for name, (sampler, steps, scale) in kinds.items():
+    for name, (sampler, steps, scale) in ways.items():
         began = time.perf_counter()
         rng = torch.Generator().manual_seed(seed)
         with runtime.autocast(device):
@@ -396,11 +384,9 @@ NEED_PEER = ("step", "race")
 
 def main(arguments: list[str] | None = None) -> dict[str, bool]:
     """Measure, print a table a part and the bars, and write what was asked for; returns the bars."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="some of the parts")
     parser.add_argument("--images", type=int, default=2000, help="of part 4, for each sampler; default 2000")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: does it run?")
     options = parser.parse_args(arguments)
     found: dict[str, Rows] = {}
     for part in options.only:
@@ -414,18 +400,8 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
             print(f"\n{part}\n{common.table(found[part])}", flush=True)
     met = bars(found)
     print()
-    for claim, holds in met.items():
-        print(f"{'met   ' if holds else 'MISSED'} {claim}")
-    if options.json:
-        as_plain = {
-            part: {
-                name: {key: dataclasses.asdict(v) if isinstance(v, metrics.Score) else v for key, v in row.items()}
-                for name, row in rows.items()
-            }
-            for part, rows in found.items()
-        }
-        report = {"torch": torch.__version__, "parts": as_plain, "bars": met}
-        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    common.report(met)
+    common.write(options.json, found | {"bars": met})
     return met
 
 

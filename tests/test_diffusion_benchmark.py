@@ -2,13 +2,12 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+import torch
 
 from course_lib.base.metrics import Score
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "diffusion.py"
 PEER = importlib.util.find_spec("diffusers") is not None
 
 
@@ -20,9 +19,9 @@ def benchmark():
 def test_quick_run_of_what_needs_no_data(benchmark, tmp_path, capsys):
     figures = tmp_path / "figures.json"
     met = benchmark.main(["--quick", "--only", "step", "race", "live", "memory", "--json", str(figures)])
-    report, printed = json.loads(figures.read_text()), capsys.readouterr()
-    parts = report["parts"]
-    assert report["bars"] == met and met["memory does not grow with the number of steps"]
+    parts, printed = json.loads(figures.read_text()), capsys.readouterr()
+    assert parts.pop("environment")["torch"] == torch.__version__
+    assert parts.pop("bars") == met and met["memory does not grow with the number of steps"]
     assert ("step" in parts) == ("race" in parts) == PEER
     assert PEER or "diffusers is not installed" in printed.err
     assert 1 <= parts["live"]["seed 0"]["seconds"] < 10 and parts["live"]["seed 0"]["steps"] >= 1
