@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST_PYTHON ?= python3.10
 
 BIN := $(VENV)/bin
 PY := "$(BIN)/python"
@@ -12,13 +13,14 @@ MADE := $(VENV)/.course-made-this-venv
 # run in another folder.
 export PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(BIN):$(PATH)
 
-.PHONY: help lab test run bench tables checkpoints clean
+.PHONY: help lab test units oldest run bench tables checkpoints clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "PYTHON=$(PYTHON) makes the environment, VENV=$(VENV) is its folder; give either to change it:"
 	@echo "make test PYTHON=python3.12 VENV=/somewhere/else"
+	@echo "make oldest takes OLDEST_PYTHON=$(OLDEST_PYTHON) and build/oldest instead."
 
 lab: $(STAMP) ## install the course and open it in JupyterLab
 	$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -27,6 +29,18 @@ test: $(STAMP) ## install the course, then check style, unit tests and every cel
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	COURSE_OFFLINE=1 $(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+
+# What `oldest` runs in its environment.
+units: $(STAMP)
+	COURSE_OFFLINE=1 $(PY) -m pytest tests
+
+oldest: build/oldest.txt ## the unit tests with the oldest Python and packages allowed, installed in build/oldest
+	$(MAKE) units PYTHON="$(OLDEST_PYTHON)" VENV=build/oldest PINS="--constraint build/oldest.txt"
+
+# Every lower bound of pyproject.toml as the only version, for pip.
+build/oldest.txt: pyproject.toml
+	@mkdir -p build
+	grep -Eo '"[a-z][a-z0-9-]*>=[0-9.]+"' pyproject.toml | sed 's/"//g; s/>=/==/' | sort -u > $@
 
 run: $(STAMP) ## execute every notebook into build/*.html; time, peak memory and result of each
 	$(PY) benchmarks/notebooks.py --html build --json build/notebooks.json
@@ -64,5 +78,5 @@ $(STAMP): pyproject.toml
 	@if [ ! -e "$(VENV)" ]; then mkdir -p "$(VENV)" && touch "$(MADE)"; fi
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
 	$(PY) -m pip install 'pip>=22.3'
-	$(PY) -m pip install --editable '.[lab,test]'
+	$(PY) -m pip install $(PINS) --editable '.[lab,test]'
 	@echo '$(CURDIR)' > "$(STAMP)"

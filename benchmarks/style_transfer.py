@@ -102,15 +102,15 @@ class PlainVGG(nn.Module):
         return found
 
 
+def plain_gram(features: Tensor) -> Tensor:
+    """The usual tutorial's Gram matrix, (B, C, H, W) to (B, C, C)."""
+    B, C, H, W = features.shape
+    F = features.reshape(B, C, H * W)
+    return F @ F.transpose(1, 2) / (H * W)
+
+
 def plain_transfer(objective: nst.Objective, x: Tensor, evaluations: int) -> list[float]:
-    """The usual tutorial's loop and Gram matrix; the total loss at each evaluation."""
-
-    def gram(features: Tensor) -> Tensor:
-        B, C, H, W = features.shape
-        F = features.reshape(B, C, H * W)
-        return F @ F.transpose(1, 2) / (H * W)
-
-    nst.gram_matrix = gram  # in this process, which runs nothing else
+    """The usual tutorial's loop; the total loss at each evaluation."""
     x = x.clone().requires_grad_()
     optimiser, losses = torch.optim.LBFGS([x], tolerance_grad=0, tolerance_change=0), []
     bar = tqdm(total=evaluations, desc="plain", leave=False)
@@ -146,7 +146,7 @@ def run_side(side: str, size: int, steps: int, target: float | None) -> dict[str
     if side == "plain":
         plain = PlainVGG(network, (*weights.content_layers, *weights.style_layers))
         plain.network.to(memory_format=torch.contiguous_format)
-        objective = nst.Objective(plain, content, [style], weights)
+        objective = nst.Objective(plain, content, [style], weights, gram=plain_gram)
         x = 0.5 + 0.25 * torch.randn(content.shape, generator=torch.Generator().manual_seed(0))
         start = time.perf_counter()
         losses = plain_transfer(objective, x, steps)
@@ -174,7 +174,7 @@ def run_side(side: str, size: int, steps: int, target: float | None) -> dict[str
             raise KeyboardInterrupt
 
     noise = torch.Generator().manual_seed(0)
-    options = {"steps": min(steps, OUR_STEPS), "coarsest": COARSEST, "generator": noise, "callback": watch}
+    options = {"steps": min(steps, OUR_STEPS), "coarsest": COARSEST, "rng": noise, "callback": watch}
     result = nst.transfer(content, style, network, weights, **options)
     if not reached:  # an honest row: the loss that it did reach, in all of its time
         seconds = time.perf_counter() - start - judging
@@ -260,7 +260,7 @@ def quality(size: int, steps: int, pairs: tuple[tuple[str, str], ...], figure: P
             x = torch.rand(content.shape, generator=torch.Generator().manual_seed(1))
             start = time.perf_counter()
             painted = nst.transfer(content, style, network, weights, steps=steps, progress=False,
-                                   generator=torch.Generator().manual_seed(0)).image  # fmt: skip
+                                   rng=torch.Generator().manual_seed(0)).image  # fmt: skip
             seconds = time.perf_counter() - start
             drawn[content_name, style_name].append(painted)
             with torch.no_grad():

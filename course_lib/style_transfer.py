@@ -14,6 +14,7 @@ are about one on average (`features.normalise`), the ratios of the lecture, 1e-4
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +37,9 @@ def gram_matrix(features: Tensor) -> Tensor:
 
     Returns:
         (B, C, C), symmetric and positive semi-definite; in float32 where the features are of half precision.
+
+    Raises:
+        ValueError: another shape, or no positions.
     """
     if features.ndim != 4 or 0 in features.shape[2:]:
         raise ValueError(f"features must be (B, C, H, W) with H, W ≥ 1, got {tuple(features.shape)}")
@@ -63,31 +67,76 @@ class _Gram(torch.autograd.Function):
 
 
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
-    """L_content: the mean squared difference of two feature maps (B, C, H, W); a scalar."""
+    """L_content: the mean squared difference of two feature maps (Gatys et al. 2016, eq. 1, as a mean).
+
+    Args:
+        features: F, of x, (B, C, H, W).
+        target: P, of the content, of the same shape; its dtype is that of the loss.
+
+    Returns:
+        A scalar ≥ 0.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     if features.shape != target.shape:
         raise ValueError(f"features {tuple(features.shape)} and target {tuple(target.shape)} differ in shape")
     return (features.to(target.dtype) - target).square().mean()
 
 
 def style_loss(gram: Tensor, target: Tensor) -> Tensor:
-    """E_l: the mean squared difference of two Gram matrices (B, C, C); a scalar."""
+    """E_l: the mean squared difference of two Gram matrices (Gatys et al. 2016, eq. 4, as a mean).
+
+    Args:
+        gram: G, of x, (B, C, C).
+        target: A, of the style, of the same shape.
+
+    Returns:
+        A scalar ≥ 0.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     if gram.shape != target.shape:
         raise ValueError(f"Gram matrices {tuple(gram.shape)} and {tuple(target.shape)} differ in shape")
     return (gram - target).square().mean()
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring pixels (B, C, H, W), a scalar (Mahendran & Vedaldi 2015, β = 2)."""
+    """The mean squared difference of neighbouring pixels (Mahendran & Vedaldi 2015, section 3, β = 2, as a mean).
+
+    Args:
+        image: (B, C, H, W), any range.
+
+    Returns:
+        A scalar ≥ 0: the mean over vertical neighbours plus that over horizontal ones.
+
+    Raises:
+        ValueError: a side of 1 px has no neighbours.
+    """
+    if min(image.shape[-2:]) < 2:
+        raise ValueError(f"total variation needs sides of 2 px or more, got {tuple(image.shape)}")
     return image.diff(dim=-2).square().mean() + image.diff(dim=-1).square().mean()
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What counts how much in L_total, and at which layers it is measured."""
+    """What counts how much in L_total, and at which layers it is measured.
 
-    alpha: float = 0.05  # of the content
-    beta: float = 1.0  # of the style
-    tv: float = 0.0  # of the total variation
+    Args:
+        alpha: α ≥ 0, of the content.
+        beta: β ≥ 0, of the style; α + β > 0.
+        tv: ≥ 0, of the total variation.
+        content_layers: where L_content is measured, names such as "relu3_1".
+        style_layers: where E_l is measured.
+
+    Raises:
+        ValueError: a weight that is negative or not finite, nothing to lower, or a term without layers.
+    """
+
+    alpha: float = 0.05
+    beta: float = 1.0
+    tv: float = 0.0
     content_layers: tuple[str, ...] = CONTENT_LAYERS
     style_layers: tuple[str, ...] = STYLE_LAYERS
 
@@ -95,17 +144,24 @@ class Weights:
         values = (self.alpha, self.beta, self.tv)
         if not all(math.isfinite(v) and v >= 0 for v in values) or self.alpha + self.beta == 0:
             raise ValueError(f"alpha, beta, tv must be ≥ 0, finite, and alpha + beta > 0; got {values}")
+        if (self.alpha and not self.content_layers) or (self.beta and not self.style_layers):
+            raise ValueError("alpha > 0 needs content_layers, beta > 0 needs style_layers; got none")
 
 
 class Objective:
     """L_total of an image for fixed content and style: `objective(x)` returns the named losses, `total` among them.
 
     Args:
-        network: the feature network.
+        network: the feature network, float32 or float64, which is then the dtype of the losses too.
         content: p, (1, 3, H, W) in [0, 1]; the images that the objective judges must have this size.
         styles: images a, each (1, 3, H', W') in [0, 1].
         weights: α, β and the layers.
         style_weights: the share of each style; equal by default. They are divided by their sum.
+        gram: features (B, C, H, W) to Gram matrices (B, C, C).
+
+    Raises:
+        ValueError, TypeError: shares that do not fit the styles, a network of half precision, or images that
+            `VGG.extract` refuses.
     """
 
     def __init__(
@@ -115,10 +171,14 @@ class Objective:
         styles: Sequence[Tensor],
         weights: Weights,
         style_weights: Sequence[float] | None = None,
+        gram: Callable[[Tensor], Tensor] = gram_matrix,
     ) -> None:
-        self.network, self.weights = network, weights
+        self.network, self.weights, self.gram = network, weights, gram
+        self.dtype = next(network.parameters()).dtype
+        if self.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"network must be float32 or float64, got {self.dtype}: half precision overflows")
         shares = list(style_weights) if style_weights is not None else [1.0] * len(styles)
-        if not styles or len(shares) != len(styles) or min(shares) < 0 or sum(shares) == 0:
+        if not styles or len(shares) != len(styles) or not (min(shares) >= 0 and 0 < sum(shares) < math.inf):
             raise ValueError(f"{len(styles)} styles need as many weights ≥ 0, not all 0; got {shares}")
         with torch.no_grad():
             self.content = self._features(content, weights.content_layers if weights.alpha else ())
@@ -127,19 +187,20 @@ class Objective:
             for style, share in zip(styles, shares, strict=True):
                 features = self._features(style, weights.style_layers if weights.beta else ())
                 for layer, F in features.items():
-                    self.grams[layer] = self.grams.get(layer, 0) + gram_matrix(F) * (share / sum(shares))
+                    self.grams[layer] = self.grams.get(layer, 0) + gram(F) * (share / sum(shares))
 
     def _features(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         if not layers:
             return {}
         with runtime.autocast(image.device):
             features = self.network.extract(image, layers)
-        return {layer: F.to(image.dtype) for layer, F in features.items()}
+        return {layer: F.to(self.dtype) for layer, F in features.items()}
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        image = image.to(self.dtype)
         features = self._features(image, [*self.content, *self.grams])
         content = sum(content_loss(features[layer], P) for layer, P in self.content.items())
-        style = sum(style_loss(gram_matrix(features[layer]), A) for layer, A in self.grams.items())
+        style = sum(style_loss(self.gram(features[layer]), A) for layer, A in self.grams.items())
         losses = {
             "content": image.new_zeros(()) + content / max(1, len(self.content)),
             "style": image.new_zeros(()) + style / max(1, len(self.grams)),
@@ -152,14 +213,120 @@ class Objective:
 
 @dataclass
 class Result:
-    """What a transfer leaves: the image (1, 3, H, W) in [0, 1], and what happened on the way."""
+    """What a transfer leaves.
+
+    Args:
+        image: the image of the lowest total loss, (1, 3, H, W) in [0, 1].
+        history: for each evaluation its step, size (shorter side, px) and losses.
+        interrupted: whether a KeyboardInterrupt ended it.
+    """
 
     image: Tensor
-    history: list[dict[str, float]] = field(default_factory=list)  # a step: step, size (shorter side, px), losses
+    history: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
 
 
 Callback = Callable[[int, Tensor, dict[str, float]], None]
+
+
+class ProjectedLBFGS:
+    """L-BFGS for pixels, which the box [0, 1] bounds, with one evaluation of the loss a step.
+
+    The direction is d = −H g, with H the inverse Hessian that L-BFGS guesses from its last moves (Nocedal & Wright
+    2006, algorithm 7.4) and g the gradient without the pixels that it would push out of the box (projected gradient).
+    Along clamp(x + t d), t = 1, 1/2, 1/4, … is tried until the loss falls (Armijo's condition; Bertsekas 1982,
+    "Projected Newton Methods"). `torch.optim.LBFGS` knows nothing of bounds: a clamp between its steps falsifies the
+    moves that it learns from, and from the content image it leaps away again and again.
+
+    Departure: to fall means below the highest of the last three losses accepted (Grippo, Lampariello & Lucidi 1986),
+    as the losses of mixed precision are noisy: below the last one alone, the search stops too early.
+
+    Args:
+        x: the image, (1, 3, H, W) in [0, 1], float32 or float64; is changed in place.
+        memory: how many moves H is guessed from.
+    """
+
+    FIRST = 0.03  # mean change of a pixel where H is not known yet; Adam's first step has the same size
+    ARMIJO = 1e-4  # of the fall that the slope promises; Nocedal & Wright, section 3.1
+
+    def __init__(self, x: Tensor, memory: int = 10) -> None:
+        self.x, self.moves, self.rate = x, deque(maxlen=memory), 1.0
+        self.point, self.losses = x.detach().clone(), deque(maxlen=3)  # of the points accepted
+        self.gradient = self.direction = torch.zeros_like(self.point)
+
+    def step(self, closure: Callable[[], Tensor]) -> None:
+        """Judge x and move it on: from here where the loss has fallen enough, else nearer to the last point.
+
+        Args:
+            closure: returns the loss of x, a scalar, and leaves its gradient in `x.grad`; called once.
+        """
+        loss = float(closure())
+        x, gradient = self.x.detach(), self.x.grad.clone()  # x shares the pixels of self.x
+        s, y = (x - self.point).flatten(), (gradient - self.gradient).flatten()
+        if loss <= max(self.losses, default=math.inf) + self.ARMIJO * float(self.gradient.flatten() @ s):
+            if s @ y > 1e-6 * s.norm() * y.norm():  # beyond rounding, so that H stays positive definite
+                self.moves.append((s, y, s @ y))
+            self.point, self.gradient, self.rate = x.clone(), gradient, 1.0
+            self.losses.append(loss)
+            self.direction = self._direction()
+        else:
+            self.rate /= 2
+        x.copy_((self.point + self.rate * self.direction).clamp(0, 1))
+
+    def _direction(self) -> Tensor:
+        """d, (1, 3, H, W): downhill, and zero at the pixels that g would push out of the box."""
+        x, g = self.point, self.gradient
+        outwards = ((x <= 0) & (g > 0)) | ((x >= 1) & (g < 0))
+        g = g.masked_fill(outwards, 0)
+        d = self._times_inverse_hessian(-g).masked_fill(outwards, 0)
+        if d.flatten() @ g.flatten() > 0:  # the mask may turn d uphill: forget the moves, and descend steepest
+            self.moves.clear()
+            d = self._times_inverse_hessian(-g)
+        return d
+
+    def _times_inverse_hessian(self, v: Tensor) -> Tensor:
+        """H v by the two-loop recursion over the moves s and the changes y of the gradient that they made."""
+        if not self.moves:
+            return v * (self.FIRST / v.abs().mean().clamp_min(torch.finfo(v.dtype).tiny))
+        d, weights = v.flatten(), []
+        for s, y, sy in reversed(self.moves):
+            weights.append(s @ d / sy)
+            d = d - weights[-1] * y
+        s, y, sy = self.moves[-1]
+        d = d * (sy / (y @ y))
+        for (s, y, sy), weight in zip(self.moves, reversed(weights), strict=True):
+            d = d + (weight - y @ d / sy) * s
+        return d.view_as(v)
+
+
+class _Evaluation:
+    """The closure of an optimiser: one gradient of the objective at x, recorded in `result`."""
+
+    def __init__(self, x: Tensor, objective: Objective, callback: Callback | None) -> None:
+        self.x, self.objective, self.callback = x, objective, callback
+        self.result, self.lowest = Result(x.detach().clone()), math.inf
+
+    def __call__(self) -> Tensor:
+        x, step = self.x, len(self.result.history)
+        # Only then is the loss that of an image: values beyond [0, 1] lower it, and clamping them at the end alone
+        # would raise it again (on rocket + hubble_deep_field from 0.008 to 0.36).
+        x.data.clamp_(0, 1)
+        losses = self.objective(x)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not math.isfinite(values["total"]):
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            advice = "lower alpha, beta and tv, or set COURSE_PRECISION=float32"
+            raise FloatingPointError(f"{', '.join(bad)} not finite at step {step}: {advice}")
+        self.result.history.append({"step": step, "size": min(x.shape[-2:]), **values})
+        if values["total"] < self.lowest:
+            self.lowest, self.result.image = values["total"], x.detach().clone()
+        if self.callback is not None:
+            self.callback(step, x.detach().clone(), values)
+        x.grad = None
+        # A pixel's share of a mean falls with the size of the image; the sum keeps gradients of one size.
+        scaled = losses["total"] * x[0, 0].numel()
+        scaled.backward()
+        return scaled.detach()
 
 
 def optimise(
@@ -173,70 +340,48 @@ def optimise(
     """Descend the objective from an image, whose pixels are the only parameters.
 
     Args:
-        image: the start, (1, 3, H, W).
+        image: the start, (1, 3, H, W), of any floating dtype; clamped to [0, 1].
         objective: what to lower; called once a step.
         steps: how many gradients to take.
-        optimiser: "lbfgs", as in the paper, or "adam".
+        optimiser: "lbfgs", as in the paper, here with bounds (`ProjectedLBFGS`), or "adam".
         callback: gets step, image (a copy, in [0, 1]) and losses, after each evaluation.
+        progress: whether to show a bar.
 
     Returns:
-        The image of the lowest total loss seen; on KeyboardInterrupt the best until then.
+        The image of the lowest total loss seen, in float32 where the start is of half precision; on
+        KeyboardInterrupt the best until then.
+
     Raises:
+        ValueError: an option out of range.
         FloatingPointError: a loss is not finite; says at which step, and what to change.
     """
     if steps < 1 or optimiser not in ("lbfgs", "adam"):
         raise ValueError(f"steps must be 1 or more, optimiser 'lbfgs' or 'adam'; got {steps}, {optimiser!r}")
-    x = image.detach().clone().requires_grad_()
-    engine, rate = _engine(optimiser, x, 1.0), 1.0
-    result, lowest = Result(image), math.inf
-
-    def closure() -> Tensor:
-        nonlocal lowest
-        # Only then is the loss that of an image: values beyond [0, 1] lower it, and clamping them at the end alone
-        # would raise it again (on rocket + hubble_deep_field from 0.008 to 0.36).
-        x.data.clamp_(0, 1)
-        losses = objective(x)
-        values, step = {name: float(value.detach()) for name, value in losses.items()}, len(result.history)
-        if not math.isfinite(values["total"]):
-            bad = [name for name, value in values.items() if not math.isfinite(value)]
-            advice = "lower alpha, beta and tv, try optimiser='adam', or set COURSE_PRECISION=float32"
-            raise FloatingPointError(f"{', '.join(bad)} not finite at step {step}: {advice}")
-        result.history.append({"step": step, "size": min(x.shape[-2:]), **values})
-        if values["total"] < lowest:
-            lowest, result.image = values["total"], x.detach().clone()
-        if callback is not None:
-            callback(step, x.detach().clone(), values)
-        x.grad = None
-        # A pixel's share of a mean falls with the size of the image; the sum keeps gradients of one size.
-        scaled = losses["total"] * x[0, 0].numel()
-        scaled.backward()
-        return scaled.detach()
-
+    # Half precision would lose the small moves of the pixels, and its gradients overflow.
+    x = image.detach().to(torch.promote_types(image.dtype, torch.float32)).clamp(0, 1).requires_grad_()
+    engine = ProjectedLBFGS(x) if optimiser == "lbfgs" else torch.optim.Adam([x], lr=0.03)
+    evaluation = _Evaluation(x, objective, callback)
     try:
         with tqdm(range(steps), desc=f"{x.shape[-1]}×{x.shape[-2]} px", disable=not progress, leave=False) as bar:
             for _ in bar:
-                engine.step(closure)
-                if result.history[-1]["total"] > 3 * lowest:
-                    # L-BFGS learns the curvature from moves that the clamp may have shortened, and then, rarely, leaps
-                    # away: back to the best image, without its memory, and on in smaller steps.
-                    x.data.copy_(result.image)
-                    rate /= 2
-                    engine = _engine(optimiser, x, rate)
-                bar.set_postfix(loss=f"{result.history[-1]['total']:.4g}", refresh=False)
+                engine.step(evaluation)
+                bar.set_postfix(loss=f"{evaluation.lowest:.4g}", refresh=False)
     except KeyboardInterrupt:
-        result.interrupted = True
-    return result
-
-
-def _engine(optimiser: str, x: Tensor, rate: float) -> torch.optim.Optimizer:
-    if optimiser == "adam":
-        return torch.optim.Adam([x], lr=0.03 * rate)
-    # One evaluation a call; no early stop, as the tolerances are absolute and know nothing of our scales.
-    return torch.optim.LBFGS([x], lr=rate, max_iter=1, history_size=10, tolerance_grad=0, tolerance_change=0)
+        evaluation.result.interrupted = True
+    return evaluation.result
 
 
 def level_sizes(height: int, width: int, coarsest: int | None) -> list[tuple[int, int]]:
-    """The (H, W) of the coarse-to-fine levels: halved while both sides stay at `coarsest` px or more; None: never."""
+    """The sizes of the coarse-to-fine levels, each half of the next.
+
+    Args:
+        height: H of the finest level, px.
+        width: W of the finest level, px.
+        coarsest: sides are halved while both stay at so many px or more; None: never.
+
+    Returns:
+        (H, W) of every level, the coarsest first.
+    """
     sizes = [(height, width)]
     while coarsest and min(sizes[0]) // 2 >= coarsest:
         sizes.insert(0, (round(sizes[0][0] / 2), round(sizes[0][1] / 2)))
@@ -255,7 +400,7 @@ def transfer(
     coarsest: int | None = 32,
     optimiser: str = "lbfgs",
     keep_colours: bool = False,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Result:
@@ -267,7 +412,7 @@ def transfer(
     Args:
         content: p, (1, 3, H, W) in [0, 1]; the result has its size.
         styles: one image a, or several, each (1, 3, H', W') in [0, 1]; their sizes set that of the strokes.
-        network: from `zoo.load`, on the device of the images.
+        network: from `zoo.load`, float32 or float64, on the device of the images.
         weights: α, β and layers; `Weights()` by default.
         style_weights: the share of each style in the mix.
         start: "noise", x ~ N(1/2, 1/4²) as in the lecture; "content"; or an image of the content's shape.
@@ -275,12 +420,16 @@ def transfer(
         coarsest: the least side of the smallest level, px (16 or more); None paints at full size only.
         optimiser: "lbfgs" or "adam".
         keep_colours: give the result the content's colours (`with_colours_of`).
-        generator: draws the noise, on its own device; torch's global one by default.
+        rng: draws the noise, on its own device; torch's global one by default.
         callback: see `optimise`; its steps count from 0 at each level.
         progress: whether to show a bar.
 
+    Returns:
+        The result; its image has the content's size and dtype, but float32 for a content of half precision.
+
     Raises:
-        ValueError, TypeError: images of wrong shape, range or dtype, or options out of range.
+        ValueError, TypeError: images of wrong shape, range or dtype, a network of half precision, or options out of
+            range.
         FloatingPointError: a loss is not finite.
     """
     styles = [styles] if isinstance(styles, Tensor) else list(styles)
@@ -290,7 +439,7 @@ def transfer(
     if coarsest is not None and coarsest < 16:
         raise ValueError(f"coarsest must be 16 px or more, or None; got {coarsest}")
     sizes = level_sizes(H, W, coarsest)
-    x = _start(start, content, sizes[0], generator)
+    x = _start(start, content, sizes[0], rng)
     history: list[dict[str, float]] = []
     for size in sizes:
         scaled = [images.resize(a, tuple(max(16, side * size[0] // H) for side in a.shape[-2:])) for a in styles]
@@ -307,15 +456,16 @@ def _check_image(image: Tensor, name: str) -> None:
     if not isinstance(image, Tensor) or not image.is_floating_point():
         given = image.dtype if isinstance(image, Tensor) else type(image).__name__
         raise TypeError(f"{name} must be a floating-point tensor, got {given}")
-    if image.ndim != 4 or image.shape[:2] != (1, 3):
+    if image.ndim != 4 or image.shape[:2] != (1, 3) or 0 in image.shape:
         raise ValueError(f"{name} must be one RGB image (1, 3, H, W), got {tuple(image.shape)}")
     if not (image.min() >= 0 and image.max() <= 1):  # also true of NaN
         raise ValueError(f"{name} must have values in [0, 1], got {image.min():.3g} … {image.max():.3g}")
 
 
-def _start(start: str | Tensor, content: Tensor, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+def _start(start: str | Tensor, content: Tensor, size: tuple[int, int], rng: torch.Generator | None) -> Tensor:
     """The image to start from, (1, 3, *size), of the content's device and dtype."""
     if isinstance(start, Tensor):
+        _check_image(start, "start")
         if start.shape != content.shape:
             raise ValueError(f"start must have the content's shape {tuple(content.shape)}, got {tuple(start.shape)}")
         return images.resize(start.to(content), size)
@@ -323,13 +473,24 @@ def _start(start: str | Tensor, content: Tensor, size: tuple[int, int], generato
         return images.resize(content, size)
     if start != "noise":
         raise ValueError(f"start must be 'noise', 'content' or an image, got {start!r}")
-    device = generator.device if generator is not None else "cpu"
-    noise = torch.randn(1, 3, *size, generator=generator, device=device, dtype=content.dtype)
+    device = rng.device if rng is not None else "cpu"
+    noise = torch.randn(1, 3, *size, generator=rng, device=device, dtype=content.dtype)
     return 0.5 + 0.25 * noise.to(content.device)
 
 
 def with_colours_of(content: Tensor, image: Tensor) -> Tensor:
-    """An image's luminance with the content's chrominance, both (B, 3, H, W) in [0, 1] (Gatys et al. 2017, 5.1)."""
+    """An image's luminance with the content's chrominance (Gatys et al. 2017, section 5.1).
+
+    Args:
+        content: gives the colours, (B, 3, H, W), RGB in [0, 1].
+        image: gives the luminance, of the same shape and range.
+
+    Returns:
+        (B, 3, H, W) in [0, 1]; clamped, where a colour cannot be as bright or dark.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     if content.shape != image.shape:
         raise ValueError(f"content {tuple(content.shape)} and image {tuple(image.shape)} differ in shape")
     luminance = content.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601, as in YIQ

@@ -42,12 +42,19 @@ def run(*command, cwd, env=None):
 # --- dependencies ---
 
 
-def test_requirements_have_lower_bounds_only():
+def all_requirements() -> set[str]:
+    """All that pyproject.toml asks for: to build, to run, and with each extra."""
     project = pyproject()["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    for requirement in (requirement for group in groups for requirement in group):
+    groups = [pyproject()["build-system"]["requires"], project["dependencies"]]
+    return {requirement for group in [*groups, *project["optional-dependencies"].values()] for requirement in group}
+
+
+def test_requirements_have_lower_bounds_only():
+    for requirement in all_requirements():
         assert re.fullmatch(r"[a-z][a-z0-9-]*>=\d+(\.\d+)*", requirement), requirement
-    assert re.fullmatch(r">=\d+\.\d+", project["requires-python"])
+    names = [requirement.split(">=")[0] for requirement in all_requirements()]
+    assert len(names) == len(set(names)), "one package with two bounds"
+    assert re.fullmatch(r">=\d+\.\d+", pyproject()["project"]["requires-python"])
 
 
 def test_conda_environment_asks_for_the_same():
@@ -210,6 +217,21 @@ def test_make_test_fails_with_each_of_its_steps(clone, step):
     assert clone.stamp.exists()
 
 
+def test_make_oldest_tests_with_every_lower_bound(clone):
+    shutil.copytree(clone.folder / "env", clone.folder / "build" / "oldest")
+    assert clone.make("oldest").returncode == 0
+    install = "-m pip install --constraint build/oldest.txt --editable .[lab,test]"
+    assert clone.asked() == ["-m pip install pip>=22.3", install, "-m pytest tests"]
+    constraints = (clone.folder / "build" / "oldest.txt").read_text().splitlines()
+    assert sorted(constraints) == sorted(requirement.replace(">=", "==") for requirement in all_requirements())
+
+
+@pytest.mark.parametrize("step", ["--editable", "pytest"])
+def test_make_oldest_fails_with_each_of_its_steps(clone, step):
+    shutil.copytree(clone.folder / "env", clone.folder / "build" / "oldest")
+    assert clone.make("oldest", fail=step).returncode != 0
+
+
 def test_make_says_which_python_it_needs(clone):
     done = clone.make("lab", fail="version_info")
     assert done.returncode != 0
@@ -237,4 +259,4 @@ def test_make_clean_removes_the_environment_it_made(clone):
 
 def test_make_lists_its_targets(clone):
     listed = re.findall(r"^make ([a-z]+)  ", clone.make().stdout, re.MULTILINE)
-    assert listed == ["help", "lab", "test", "run", "bench", "checkpoints", "clean"]
+    assert listed == ["help", "lab", "test", "oldest", "run", "bench", "tables", "checkpoints", "clean"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from course_lib.base import datasets, features, images, runtime, zoo
 from course_lib.base.features import VGG
 
 ROOT = Path(__file__).resolve().parents[1]
+COURSE_DATA = os.environ.get("COURSE_DATA")
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 6), st.integers(1, 7), st.integers(1, 7))
 
 
@@ -111,7 +113,31 @@ def test_gradients(small):
 # The objective
 
 
-def test_a_picture_as_its_own_content_and_style_costs_nothing(small):
+def test_another_gram_matrix_can_be_passed(small):
+    """All Gram matrices, the styles' and the image's, come from the function given."""
+
+    def doubled(features: torch.Tensor) -> torch.Tensor:
+        return 2 * torch.einsum("bihw,bjhw->bij", features, features) / features[0, 0].numel()
+
+    content, style, x = (square(name).double() for name in ("cat", "coffee", "rocket"))
+    ours = nst.Objective(small, content, [style], nst.Weights(**SMALL))(x)
+    given = nst.Objective(small, content, [style], nst.Weights(**SMALL), gram=doubled)(x)
+    assert math.isclose(float(given["style"]), 4 * float(ours["style"]), rel_tol=1e-10)
+    assert float(given["content"]) == float(ours["content"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_losses_do_not_depend_on_the_dtype_of_the_images(network, dtype, monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    content, style, x = (square(name).to(dtype) for name in ("cat", "coffee", "rocket"))
+    weights = nst.Weights(tv=1.0)
+    losses = nst.Objective(network, content, [style], weights)(x)
+    expected = nst.Objective(network, content.float(), [style.float()], weights)(x.float())
+    for name, loss in expected.items():
+        assert math.isclose(float(losses[name]), float(loss), rel_tol=1e-5), name
+
+
+def test_an_image_as_its_own_content_and_style_costs_nothing(small):
     image = square("cat").double()
     losses = nst.Objective(small, image, [image], nst.Weights(1, 1, **SMALL))(image)
     assert float(losses["total"]) < 1e-20
@@ -163,13 +189,103 @@ def test_the_weights_mean_the_same_at_every_size(network):
 # The optimisation
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_projected_lbfgs_meets_the_optimality_conditions_in_the_box(seed):
+    """Ill-conditioned quadratics with many pixels at their bounds: at the end x = clamp(x − g), as KKT demand."""
+    A = normal(48, 48, seed=seed)
+    A = A @ A.mT + 0.1 * torch.eye(48, dtype=torch.float64)
+    b = 30 * normal(48, seed=seed + 10)
+    x = torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64, requires_grad=True)
+    engine = nst.ProjectedLBFGS(x)
+
+    def closure() -> torch.Tensor:
+        assert x.min() >= 0 and x.max() <= 1
+        loss = x.flatten() @ A @ x.flatten() / 2 - b @ x.flatten()
+        x.grad = torch.autograd.grad(loss, x)[0]
+        return loss.detach()
+
+    for _ in range(300):
+        engine.step(closure)
+    point, gradient = engine.point.flatten(), A @ engine.point.flatten() - b
+    bounded = (point == 0) | (point == 1)
+    assert 10 < int(bounded.sum()) < 48
+    torch.testing.assert_close((point - gradient).clamp(0, 1), point, rtol=0, atol=1e-5)
+
+
+def both_optimisers(network, content, style, start, steps, coarsest):
+    """The lowest total loss at full size by L-BFGS and by Adam, after as many evaluations."""
+    lowest = []
+    for optimiser in ("lbfgs", "adam"):
+        result = nst.transfer(
+            content, style, network, start=start, steps=steps, coarsest=coarsest, optimiser=optimiser,
+            rng=torch.Generator().manual_seed(0), progress=False,
+        )  # fmt: skip
+        sizes = [h["size"] for h in result.history]
+        assert all(sizes.count(size) == steps for size in sizes)
+        lowest.append(min(h["total"] for h in result.history if h["size"] == sizes[-1]))
+    return lowest
+
+
+@pytest.mark.parametrize("start", ["noise", "content"])
+@pytest.mark.parametrize("pair", [("cat", "logo"), ("cat", "colorwheel"), ("astronaut", "text"), ("cat", "coffee")])
+def test_lbfgs_is_never_worse_than_adam(network, pair, start, monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    content, style = (square(name, 32) for name in pair)
+    lbfgs, adam = both_optimisers(network, content, style, start, steps=30, coarsest=None)
+    assert lbfgs <= adam
+
+
+@pytest.mark.skipif(not COURSE_DATA, reason="COURSE_DATA names no folder with the larger sets")
+@pytest.mark.parametrize("start", ["noise", "content"])
+@pytest.mark.parametrize(
+    ("content", "style"),
+    [
+        ("gatys/Tuebingen_Neckarfront.jpg", "gatys/vangogh_starry_night.jpg"),
+        ("gatys/Tuebingen_Neckarfront.jpg", "pytorch_examples/style-images/mosaic.jpg"),
+        ("pytorch_examples/content-images/amber.jpg", "pytorch_examples/style-images/candy.jpg"),
+        ("pytorch_examples/content-images/amber.jpg", "pytorch_examples/style-images/udnie.jpg"),
+        ("pytorch_examples/content-images/amber.jpg", "pytorch_examples/style-images/rain-princess.jpg"),
+    ],
+)
+def test_lbfgs_is_never_worse_than_adam_on_paintings(network, content, style, start, monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    folder = Path(COURSE_DATA) / "style_pairs"
+    content, style = (images.centre_crop(images.load(folder / name), 128) for name in (content, style))
+    for coarsest in (32, None):
+        lbfgs, adam = both_optimisers(network, content, style, start, steps=100, coarsest=coarsest)
+        assert lbfgs <= adam, coarsest
+
+
+@pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_content_of_any_floating_dtype_is_painted(network, dtype, optimiser, monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "float32")
+    content, style = square("cat").to(dtype), square("coffee").to(dtype)
+
+    def paint(content: torch.Tensor, style: torch.Tensor) -> nst.Result:
+        options = {"start": "content", "steps": 8, "keep_colours": True, "progress": False}
+        return nst.transfer(content, style, network, optimiser=optimiser, **options)
+
+    result, expected = paint(content, style), paint(content.float(), style.float())
+    assert result.image.dtype == torch.promote_types(dtype, torch.float32)
+    ends = [min(h["total"] for h in r.history) for r in (result, expected)]
+    assert math.isclose(*ends, rel_tol=0.05) and ends[0] < 0.8 * result.history[0]["total"]
+
+
+def test_a_network_of_half_precision_is_refused():
+    network = VGG(((4,),)).half()
+    weights = nst.Weights(content_layers=("relu1_1",), style_layers=("relu1_1",))
+    with pytest.raises(TypeError, match="network must be float32 or float64, got torch.float16"):
+        nst.transfer(square("cat"), square("coffee"), network, weights, progress=False)
+
+
 def test_transfer_repeats_under_a_seed(network, device):
     net = zoo.load("features", device=device)
     content, style = (square(name).to(device) for name in ("cat", "coffee"))
 
     def run(seed: int) -> torch.Tensor:
-        generator = runtime.seed_everything(seed)
-        return nst.transfer(content, style, net, steps=5, generator=generator, progress=False).image
+        rng = runtime.seed_everything(seed)
+        return nst.transfer(content, style, net, steps=5, rng=rng, progress=False).image
 
     first = run(0)
     assert first.device.type == device.type and first.shape == content.shape
@@ -184,8 +300,8 @@ def test_the_loss_falls_below_what_random_weights_reach(network, optimiser):
     judge = nst.Objective(network, content, [style], nst.Weights())
 
     def painted_by(net: VGG) -> float:
-        generator = torch.Generator().manual_seed(0)
-        result = nst.transfer(content, style, net, steps=60, optimiser=optimiser, generator=generator, progress=False)
+        rng = torch.Generator().manual_seed(0)
+        result = nst.transfer(content, style, net, steps=60, optimiser=optimiser, rng=rng, progress=False)
         return float(judge(result.image)["total"])
 
     torch.manual_seed(0)
@@ -200,10 +316,8 @@ def test_alpha_over_beta_moves_the_result_monotonically(network, monkeypatch):
     content, style = square("cat", 64), square("coffee", 64)
     ends = []
     for alpha in (1e-3, 1e-2, 1e-1, 1.0):
-        generator = torch.Generator().manual_seed(0)
-        result = nst.transfer(
-            content, style, network, nst.Weights(alpha, 1.0), steps=40, generator=generator, progress=False
-        )
+        rng = torch.Generator().manual_seed(0)
+        result = nst.transfer(content, style, network, nst.Weights(alpha, 1.0), steps=40, rng=rng, progress=False)
         losses = nst.Objective(network, content, [style], nst.Weights())(result.image)
         ends.append((float(losses["content"]), float(losses["style"])))
     contents, styles = zip(*ends, strict=True)
@@ -224,7 +338,7 @@ def test_starts(network):
 
     assert torch.equal(first("content"), content)
     assert torch.equal(first(style), style)
-    noise = first("noise", generator=torch.Generator().manual_seed(0))
+    noise = first("noise", rng=torch.Generator().manual_seed(0))
     assert abs(float(noise.mean()) - 0.5) < 0.02 and 0.2 < float(noise.std()) < 0.26
 
 
@@ -257,7 +371,7 @@ def test_interruption_returns_the_best_so_far(network):
 
 
 @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
-def test_the_best_picture_is_kept(optimiser):
+def test_the_best_image_is_kept(optimiser):
     """Though the loss rises again, the result is the image of the lowest."""
     losses, seen = iter([5.0, 3.0, 1.0, 2.0, 4.0]), []
 
@@ -309,6 +423,7 @@ def test_refuses_bad_input(network):
         ((good * 255).byte(), "floating-point tensor, got torch.uint8"),
         (good * 255, r"values in \[0, 1\]"),
         (good * math.nan, "nan"),
+        (good[..., :0], r"got \(1, 3, 48, 0\)"),
         ("cat.png", "got str"),
     ):
         with pytest.raises((ValueError, TypeError), match=match):
@@ -322,6 +437,10 @@ def test_refuses_bad_input(network):
         ({"styles": [good, good], "style_weights": [0, 0]}, "not all 0"),
         ({"styles": good, "start": "photo"}, "start must be 'noise', 'content' or an image, got 'photo'"),
         ({"styles": good, "start": good[..., :40]}, "content's shape"),
+        ({"styles": good, "start": good * 255}, r"start must have values in \[0, 1\]"),
+        ({"styles": good, "start": good * math.nan}, "start must have values.*nan"),
+        ({"styles": [good, good], "style_weights": [1, math.nan]}, "as many weights ≥ 0.*nan"),
+        ({"styles": [good, good], "style_weights": [1, math.inf]}, "as many weights ≥ 0.*inf"),
         ({"styles": good, "optimiser": "sgd"}, "'lbfgs' or 'adam'; got 1, 'sgd'"),
         ({"styles": good, "coarsest": 8}, "coarsest must be 16 px or more, or None; got 8"),
         ({"styles": good, "steps": 0}, "steps must be 1 or more.*got 0"),
@@ -332,6 +451,14 @@ def test_refuses_bad_input(network):
     for values in ((-1, 1, 0), (0, 0, 1), (math.inf, 1, 0), (math.nan, 1, 0)):
         with pytest.raises(ValueError, match="alpha, beta, tv"):
             nst.Weights(*values)
+    for empty in ("content_layers", "style_layers"):
+        with pytest.raises(ValueError, match="alpha > 0 needs content_layers, beta > 0 needs style_layers"):
+            nst.Weights(1, 1, **{empty: ()})
+    assert nst.Weights(alpha=0, content_layers=()).beta == 1
+    with pytest.raises(TypeError, match="start must be a floating-point tensor"):
+        nst.transfer(good, good, network, start=(good * 255).byte(), **kwargs)
+    with pytest.raises(ValueError, match="2 px or more"):
+        nst.total_variation(good[..., :1])
     with pytest.raises(ValueError, match="differ in shape"):
         nst.content_loss(good, good[..., 1:])
     with pytest.raises(ValueError, match="differ in shape"):

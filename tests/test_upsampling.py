@@ -64,7 +64,9 @@ def test_interpolation_equals_torch(mode, options, height, width, size, factors,
     else:
         options = {**options, "size": size}
     ours, x = getattr(up, mode), normal(1 + seed % 2, 2, height, width, seed=seed)
-    if mode == "nearest" and sum(size) > 128:  # here torch's backward may round otherwise than its forward
+    # torch's backward may round otherwise than its forward in large images (nearest), and takes one that keeps its
+    # size for a copy whatever the factors (bicubic).
+    if (mode == "nearest" and sum(size) > 128) or (mode == "bicubic" and factors and size == (height, width)):
         assert_same(ours(x, **options), F.interpolate(x, mode=mode, **options))
         return
     assert_same_operation(lambda x: ours(x, **options), lambda x: F.interpolate(x, mode=mode, **options), x)

@@ -186,7 +186,7 @@ def check_range(images: Tensor) -> None:
         TypeError: no floats.
         ValueError: another shape, no images, NaN, or values outside of [0, 1].
     """
-    _check_batch(images)
+    check_batch(images)
     low, high = (value.item() for value in images.aminmax())
     if not -1e-3 <= low <= high <= 1 + 1e-3:  # written so that NaN fails, too
         raise ValueError(f"expected images in [0, 1], without NaN; got values from {low:.3g} to {high:.3g}")
