@@ -9,23 +9,19 @@ detector is trained from random weights for 45 s by the clock, three times with 
 scenes, and on the held-out Penn-Fudan photographs where those are at hand.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor
 
+from benchmarks import common
 from course_lib import detection, scenes
 from course_lib.base import runtime, zoo
 from course_lib.base.datasets import DownloadError
 from course_lib.base.loop import Loop
-from recipes import common
 
 PARTS = ("operations", "live", "shipped")
 SECONDS = 45.0  # of live training
@@ -166,26 +162,19 @@ def bars(rows: Mapping[str, Mapping[str, object]]) -> dict[str, bool]:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, bool]:
-    """Measure, print the tables and the bars, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, print the tables and the bars, and write what was asked for; returns the bars."""
+    parser = common.parser(__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="this part (may be repeated)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument("--quick", action="store_true", help="small and short: does it run?")
     options = parser.parse_args(arguments)
-    device = runtime.device()
-    where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else str(device)
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, {where}")
     rows: dict[str, dict[str, object]] = {}
+    found = {}
     for part in options.only or PARTS:
-        found = {"operations": operations, "live": live, "shipped": shipped}[part](options.quick)
-        print(common.table(found), flush=True)
-        rows |= found
+        found[part] = {"operations": operations, "live": live, "shipped": shipped}[part](options.quick)
+        print(common.table(found[part]), flush=True)
+        rows |= found[part]
     met = bars(rows)
-    for claim, holds in met.items():
-        print(f"{'met   ' if holds else 'MISSED'} {claim}")
-    if options.json:
-        report = {"torch": torch.__version__, "where": where, "rows": rows, "bars": met}
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    common.report(met)
+    common.write(options.json, found | {"bars": met})
     return met
 
 

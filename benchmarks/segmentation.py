@@ -9,23 +9,19 @@ judged on scenes that neither has learnt from. *speed*: encoding and decoding of
 against pycocotools' C; masks are discs with wavy rims.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import common
 from course_lib import detection, scenes, segmentation
 from course_lib.base import runtime, zoo
 from course_lib.base.loop import Loop
 from course_lib.segmentation import rle
-from recipes import common
 
 SECONDS, SIZE = 45.0, 64  # of training; pixels
 SCENES, BATCH = 2000, 16  # to learn from live
@@ -130,14 +126,10 @@ def speed(H: int, W: int, n: int, repeats: int) -> dict[str, dict[str, float]]:
 
 def main(arguments: list[str] | None = None) -> dict[str, dict]:
     """Measure, print the tables, and write what was asked for; returns the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument("--quick", action="store_true", help="small and short: does it run?")
+    parser = common.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args(arguments)
-    where = f"{torch.get_num_threads()} CPU threads" if runtime.device().type == "cpu" else str(runtime.device())
-    print(f"torch {torch.__version__}, {platform.machine()}, {where}")
     rows: dict[str, dict] = {}
     if "speed" in options.only:
         sizes = [(32, 40, 4)] if options.quick else [(64, 64, 100), (480, 640, 20)]
@@ -160,13 +152,11 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
     for claim, (part, name, least) in BARS.items():
         values = [row[name] for key, row in judged.items() if key.startswith(part)]
         if values:
-            met[claim] = min(values) >= least
-            print(f"{'met   ' if met[claim] else 'MISSED'} {claim}: {', '.join(f'{value:.3f}' for value in values)}")
-    rows |= judged
-    if options.json:
-        figures = {"torch": torch.__version__, "where": where, "rows": rows, "bars": met}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return rows
+            met[f"{claim}: {', '.join(f'{value:.3f}' for value in values)}"] = min(values) >= least
+    common.report(met)
+    parts = {name: found for name, found in (("speed", rows), ("quality", judged)) if found}
+    common.write(options.json, parts | {"bars": met})
+    return rows | judged
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ distance of uniform noise. The judge was a teacher of the embedded network, whic
 
 import argparse
 import json
+import math
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ import torchvision
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks import common
 from course_lib import style_transfer as nst
 from course_lib.base import datasets, features, images, plots, runtime, zoo
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG, VGG19_WIDTHS
@@ -248,6 +251,16 @@ def painters() -> dict[str, tuple[nn.Module, nst.Weights]]:
     return found
 
 
+def geometric_means(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """By network: what is left of style and content, and the seconds, over all pairs."""
+    found = {}
+    for name in dict.fromkeys(row["network"] for row in rows):
+        mine = [row for row in rows if row["network"] == name]
+        kinds = ("style", "content", "seconds")
+        found[name] = {kind: math.exp(statistics.fmean(math.log(row[kind]) for row in mine)) for kind in kinds}
+    return found
+
+
 def quality(size: int, steps: int, pairs: tuple[tuple[str, str], ...], figure: Path | None) -> list[dict]:
     """Paint every pair with every network and judge it; prints a table, draws a figure, returns the table's rows."""
     judge, _ = vgg19()
@@ -268,13 +281,8 @@ def quality(size: int, steps: int, pairs: tuple[tuple[str, str], ...], figure: P
             left = {kind: float(end[kind] / noise[kind]) for kind in ("style", "content")}
             rows.append({"network": name, "content image": content_name, "style image": style_name,
                          "seconds": seconds, **left})  # fmt: skip
-    print(
-        f"geometric means over {len(pairs)} pairs\n{'network':28}{'style left':>12}{'content left':>14}{'seconds':>10}"
-    )
-    for name in dict.fromkeys(row["network"] for row in rows):
-        mine = [row for row in rows if row["network"] == name]
-        means = [torch.tensor([row[k] for row in mine]).log().mean().exp() for k in ("style", "content", "seconds")]
-        print(f"{name:28}{means[0]:12.4f}{means[1]:14.3f}{means[2]:10.1f}")
+    print(f"geometric means over {len(pairs)} pairs")
+    print(common.table(geometric_means(rows)))
     if figure:
         titles = ["content", "style", *dict.fromkeys(row["network"] for row in rows)]
         shown = [x for pair in drawn.values() for x in pair]
@@ -284,13 +292,11 @@ def quality(size: int, steps: int, pairs: tuple[tuple[str, str], ...], figure: P
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("--only", choices=("speed", "quality"), help="one of the two tables")
     parser.add_argument("--size", type=int, help="px (default: 256 for speed, 128 for quality)")
     parser.add_argument("--steps", type=int, help="default: 300 for speed, 100 a level for quality")
-    parser.add_argument("--json", type=Path, help="write the numbers there too")
     parser.add_argument("--figure", type=Path, help="write what the networks painted there, as an image")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes that only show that it works")
     parser.add_argument("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--target", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -306,9 +312,8 @@ def main() -> None:
     if args.only != "speed":
         size, steps = args.size or (48 if args.quick else 128), args.steps or (3 if args.quick else 100)
         figures["quality"] = quality(size, steps, pairs[:2] if args.quick else pairs, args.figure)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        figures["quality means"] = geometric_means(figures["quality"])
+    common.write(args.json, figures)
 
 
 if __name__ == "__main__":

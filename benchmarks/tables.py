@@ -171,8 +171,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "upsampling": upsampling,
     "gan": gan_step,
     "generators": generators,
-    "detection": rows_of("detection"),
-    "segmentation": rows_of("segmentation"),
+    **{f"detection {part}": rows_of("detection", part) for part in ("operations", "live", "shipped")},
+    **{f"segmentation {part}": rows_of("segmentation", part) for part in ("quality", "speed")},
     "busy": rows_of("busy"),
     **{f"diffusion {part}": rows_of("diffusion", part) for part in ("step", "race", "live", "sampling")},
 }

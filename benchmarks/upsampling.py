@@ -10,9 +10,7 @@ count; on the CPU the private workspaces of oneDNN and MKL do not. The error is 
 result, relative to its largest value.
 """
 
-import argparse
 import dataclasses
-import json
 import math
 import os
 import platform
@@ -25,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import common
 from course_lib import upsampling as up
 
 SIZES = (32, 64, 128, 256, 512, 1024)
@@ -206,10 +205,8 @@ def plot(rows: list[Row], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser = common.parser(__doc__)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw time against size")
-    parser.add_argument("--quick", action="store_true", help="small sizes, few calls: does it run?")
     options = parser.parse_args(arguments)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports each start and stop
     torch.backends.cudnn.allow_tf32 = False  # float32 on both sides
@@ -225,10 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
                 for row in measure(name, x, repeats=1 if options.quick else 9):
                     rows.append(row)
                     print(row.line(), flush=True)
-    if options.json:
-        figures = [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]
-        report = {"torch": torch.__version__, "threads": threads, "rows": figures}
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    common.write(options.json, {"rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]})
     if options.plot:
         plot(rows, options.plot)
 

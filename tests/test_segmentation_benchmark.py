@@ -24,7 +24,7 @@ def benchmark():
 def test_quick_run_of_speed(benchmark, tmp_path):
     rows = benchmark.main(["--quick", "--only", "speed", "--json", str(tmp_path / "figures.json")])
     report = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert report["rows"].keys() == rows.keys() and len(rows) == 4
+    assert report["speed"].keys() == rows.keys() and len(rows) == 4
     assert all(row["times"] == pytest.approx(row["ours, ms"] / row["pycocotools, ms"]) for row in rows.values())
 
 
