@@ -1,10 +1,10 @@
 """Learnable upsampling by hand: convolution, its transpose in three forms, and the checkerboard.
 
 A convolution cuts the image into windows and takes the product of each with the kernel. Its transpose goes the
-other way: every input pixel times the whole kernel is a patch, and the patches are added into the output.
+other way: every input pixel times the whole kernel is a patch, and the patches are added into the output. Both go
+kernel row by kernel row, each a convolution along one axis; so no tensor is kh·kw times as large as the image.
 """
 
-import itertools
 import math
 
 import torch
@@ -33,13 +33,16 @@ def convolution(
         TypeError: `x` holds no floats, or `weight` other ones.
         ValueError: shapes that do not fit, a size or step out of range, or an output without pixels.
     """
-    stride, (p, q) = to_pair("stride", stride, 1), to_pair("padding", padding, 0)
+    (s, t), (p, q) = to_pair("stride", stride, 1), to_pair("padding", padding, 0)
     _check_operands(x, weight, bias, transposed=False)
-    kernel = tuple(weight.shape[2:])
-    _check_output([n + 2 * m - k + 1 for n, m, k in zip(x.shape[2:], (p, q), kernel, strict=True)], x, weight)
+    kh, kw = weight.shape[2:]
+    _check_output([n + 2 * m - k + 1 for n, m, k in zip(x.shape[2:], (p, q), (kh, kw), strict=True)], x, weight)
     image, kernels = _at_least_float32(x, weight)
-    windows = _Windows.apply(pad(image, (q, q, p, p)), kernel, stride)
-    y = torch.einsum("ocij,bcijhw->bohw", kernels, windows)
+    rows = _Windows.apply(pad(image, (q, q, p, p)), 2, kh, s)  # (B, C_in, kh, h, W)
+    y = sum(
+        torch.einsum("ocj,bcjhw->bohw", kernel_row, _Windows.apply(row, 3, kw, t))
+        for kernel_row, row in zip(kernels.unbind(2), rows.unbind(2), strict=True)
+    )
     return _finish(y, bias, x.dtype)
 
 
@@ -74,47 +77,56 @@ def transposed_convolution(
     (s, t), (p, q), (e, f) = _transposed_steps(x, weight, bias, stride, padding, output_padding)
     (h, w), (kh, kw) = x.shape[2:], weight.shape[2:]
     pixels, kernels = _at_least_float32(x, weight)
-    patches = torch.einsum("coij,bchw->boijhw", kernels, pixels)
     H, W = (h - 1) * s + kh + e, (w - 1) * t + kw + f
-    y = _AddPatches.apply(patches, (H, W), (s, t))
+    rows = [
+        _AddPatches.apply(torch.einsum("coj,bchw->bojhw", kernel_row, pixels), 3, W, t)
+        for kernel_row in kernels.unbind(2)
+    ]
+    y = _AddPatches.apply(torch.stack(rows, 2), 2, H, s)
     return _finish(y[:, :, p : H - p, q : W - q], bias, x.dtype)
 
 
-class _Windows(torch.autograd.Function):
-    """(B, C, H, W) → (B, C, kh, kw, h, w), a view: pixel (i, j) of the window that output pixel (h, w) sees.
+def _windows(x: Tensor, axis: int, length: int, step: int) -> Tensor:
+    """(B, C, H, W) → (B, C, length, h, W) along axis 2, (B, C, length, H, w) along axis 3; a view.
 
-    The window of (h, w) begins at (h·stride, w·stride).
+    Window n begins at pixel n·step of the axis; [:, :, i] is pixel i of every window.
     """
+    return x.unfold(axis, length, step).movedim(-1, 2)
+
+
+class _Windows(torch.autograd.Function):
+    """`_windows`, differentiable. Both axes one after the other: all windows at once would fill the memory."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, kernel: Pair, stride: Pair) -> Tensor:
-        ctx.arguments = tuple(x.shape[2:]), stride
-        return x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).permute(0, 1, 4, 5, 2, 3)
+    def forward(ctx, x: Tensor, axis: int, length: int, step: int) -> Tensor:
+        ctx.arguments = axis, x.shape[axis], step
+        return _windows(x, axis, length, step)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
-        return _AddPatches.apply(gradient, *ctx.arguments), None, None
+        return _AddPatches.apply(gradient, *ctx.arguments), None, None, None
 
 
 class _AddPatches(torch.autograd.Function):
-    """The transpose of `_Windows`: (B, C, kh, kw, h, w) → (B, C, *size), the sum of the patches where they lie.
+    """The transpose of `_Windows`: the sum of the patches where they lie, with `size` pixels along the axis.
 
-    All pixels go at once: the loop is over the positions in a patch. Windows and patches are each other's gradient;
+    All patches go at once: the loop is over the positions in a patch. Windows and patches are each other's gradient;
     torch would find the same, but takes several times as long for the gradient of such a loop.
     """
 
     @staticmethod
-    def forward(ctx, patches: Tensor, size: Pair, stride: Pair) -> Tensor:
-        (B, C, kh, kw, h, w), (s, t) = patches.shape, stride
-        ctx.arguments = (kh, kw), stride
-        out = patches.new_zeros(B, C, *size)
-        for i, j in itertools.product(range(kh), range(kw)):
-            out[:, :, i : i + h * s : s, j : j + w * t : t] += patches[:, :, i, j]
+    def forward(ctx, patches: Tensor, axis: int, size: int, step: int) -> Tensor:
+        B, C, length, *sides = patches.shape
+        ctx.arguments = axis, length, step
+        sides[axis - 2] = size
+        out = patches.new_zeros(B, C, *sides)
+        for place, patch in zip(_windows(out, axis, length, step).unbind(2), patches.unbind(2), strict=True):
+            place += patch
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
-        return _Windows.apply(gradient, *ctx.arguments), None, None
+        return _Windows.apply(gradient, *ctx.arguments), None, None, None
 
 
 def transposed_convolution_by_zeros(
