@@ -11,27 +11,13 @@ from course_lib.segmentation.classical import (
     otsu_threshold,
     subtract_background,
 )
-from course_lib.segmentation.instance import (
-    Instances,
-    centre_targets,
-    find_centres,
-    group,
-    instances,
-    mask_iou,
-)
-from course_lib.segmentation.model import (
-    OFFSET_UNIT,
-    Maps,
-    PretrainedInstances,
-    PretrainedSemantic,
-    SegmentationNet,
-)
+from course_lib.segmentation.instance import centre_targets, find_centres, group, mask_iou
+from course_lib.segmentation.model import Maps, PretrainedInstances, PretrainedSemantic, SegmentationNet
 from course_lib.segmentation.panoptic import (
     STUFF,
     THINGS,
     Panoptic,
     Quality,
-    Summary,
     answer,
     evaluate,
     match,
@@ -42,16 +28,7 @@ from course_lib.segmentation.panoptic import (
     predict,
     truth,
 )
-from course_lib.segmentation.semantic import (
-    COLOURS,
-    confusion_matrix,
-    enlarge,
-    iou_per_class,
-    mean_iou,
-    paint,
-    pixel_accuracy,
-    rim,
-)
+from course_lib.segmentation.semantic import COLOURS, confusion_matrix, enlarge, paint, rim
 from course_lib.segmentation.training import (
     SegmentationDataset,
     cross_entropy,

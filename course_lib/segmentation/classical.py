@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.detection.boxes import wide
-from course_lib.segmentation.semantic import as_masks
+from course_lib.segmentation.semantic import as_mask, max_around
 
 
 def otsu_threshold(values: Tensor, bins: int = 256) -> float:
@@ -83,12 +83,12 @@ def connected_components(mask: Tensor) -> Tensor:
         ValueError: another shape.
         TypeError: no booleans.
     """
-    mask = _checked(mask)
+    mask = as_mask(mask)
     H, W = mask.shape
     # Numbers up to 2⁵³ are exact in float64, which max-pooling knows.
     numbers = torch.arange(1, H * W + 1, device=mask.device, dtype=torch.float64).view(H, W) * mask
     while True:
-        larger = _max_around(numbers) * mask
+        larger = max_around(numbers) * mask
         if torch.equal(larger, numbers):
             break
         numbers = larger
@@ -112,23 +112,11 @@ def distance_transform(mask: Tensor) -> Tensor:
         ValueError: another shape, or a mask without an outside.
         TypeError: no booleans.
     """
-    mask = _checked(mask)
+    mask = as_mask(mask)
     if mask.all():
         raise ValueError("expected a mask with an outside")
     found, left = torch.zeros(mask.shape, device=mask.device), mask.float()
     while left.any():
         found += left
-        left = 1 - _max_around(1 - left)
+        left = 1 - max_around(1 - left)
     return found
-
-
-def _checked(mask: Tensor) -> Tensor:
-    mask = as_masks(mask, "a mask")
-    if mask.ndim != 2:
-        raise ValueError(f"expected a mask (H, W); got {tuple(mask.shape)}")
-    return mask
-
-
-def _max_around(x: Tensor) -> Tensor:
-    """The largest of each pixel of (H, W) and its eight neighbours."""
-    return F.max_pool2d(x[None], 3, stride=1, padding=1)[0]

@@ -42,12 +42,9 @@ class Instances:
         object.__setattr__(self, "labels", as_map(self.labels, "labels"))
         if self.scores is not None:
             object.__setattr__(self, "scores", torch.as_tensor(self.scores))
-        for given in (self.labels, self.scores):
-            if self.masks.ndim != 3 or (given is not None and given.shape != self.masks.shape[:1]):
-                raise ValueError(
-                    f"expected masks (N, H, W), labels and scores (N,); got {tuple(self.masks.shape)}, "
-                    f"{tuple(self.labels.shape)}, {None if self.scores is None else tuple(self.scores.shape)}"
-                )
+        given = [tuple(x.shape) for x in (self.masks, self.labels, self.scores) if x is not None]
+        if self.masks.ndim != 3 or any(shape != given[0][:1] for shape in given[1:]):
+            raise ValueError(f"expected masks (N, H, W), labels and scores (N,); got {', '.join(map(str, given))}")
 
     def objects(self) -> Objects:
         """For `detection.coco.evaluate` with `mask_iou`: mask AP."""
@@ -70,18 +67,16 @@ def mask_iou(found: Tensor, truth: Tensor, crowd: Tensor | None = None) -> Tenso
         TypeError: masks that are not booleans.
     """
     found, truth = as_masks(found), as_masks(truth)
-    crowd = None if crowd is None else as_masks(crowd, "crowd")
     if found.ndim != 3 or truth.ndim != 3 or found.shape[1:] != truth.shape[1:]:
         raise ValueError(f"expected masks (D, H, W) and (G, H, W); got {tuple(found.shape)} and {tuple(truth.shape)}")
-    if crowd is not None and crowd.shape != truth.shape[:1]:
+    crowd = truth.new_zeros(len(truth)) if crowd is None else as_masks(crowd, "crowd")
+    if crowd.shape != truth.shape[:1]:
         raise ValueError(f"expected crowd ({len(truth)},); got {tuple(crowd.shape)}")
     a, b = (masks.flatten(1).float() for masks in (found, truth))
     with runtime.no_autocast(a.device):  # bfloat16 counts exactly up to 256 only
         shared = (a @ b.T).double()
     area_a, area_b = a.sum(1)[:, None].double(), b.sum(1).double()
-    union = area_a + area_b - shared
-    if crowd is not None:
-        union = torch.where(crowd, area_a, union)
+    union = torch.where(crowd, area_a, area_a + area_b - shared)
     return shared / union.clamp(min=1)
 
 
@@ -101,10 +96,10 @@ def centre_targets(masks: Tensor, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
         TypeError: masks that are no booleans.
     """
     masks = as_masks(masks)
-    if not sigma > 0 or (masks.ndim == 3 and (masks.sum(0) > 1).any()):
-        raise ValueError(f"expected masks that do not overlap, and sigma > 0; got sigma = {sigma}")
     if masks.ndim != 3 or not masks.flatten(1).any(1).all():
         raise ValueError(f"expected masks (N, H, W), none of them empty; got {tuple(masks.shape)}")
+    if not sigma > 0 or (masks.sum(0) > 1).any():
+        raise ValueError(f"expected masks that do not overlap, and sigma > 0; got sigma = {sigma}")
     N, H, W = masks.shape
     grid = _positions(H, W, masks.device)
     weights = masks.flatten(1).float()

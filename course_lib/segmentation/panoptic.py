@@ -7,6 +7,7 @@ At the end: from a network to the three kinds of answers, and their scores on sc
 """
 
 import operator
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -160,11 +161,9 @@ class Summary:
 def _shared(a: Tensor, b: Tensor) -> dict[tuple[int, int], int]:
     """How many pixels have one id in `a` and another in `b`, for each pair of ids that meets."""
     (ids_a, places_a), (ids_b, places_b) = (x.unique(return_inverse=True) for x in (a, b))
-    table = torch.bincount((len(ids_b) * places_a + places_b).flatten(), minlength=len(ids_a) * len(ids_b))
-    table = table.reshape(len(ids_a), len(ids_b))
-    i, j = table.nonzero(as_tuple=True)
-    pairs = zip(ids_a[i].tolist(), ids_b[j].tolist(), strict=True)
-    return dict(zip(pairs, table[i, j].tolist(), strict=True))
+    pairs, counts = (len(ids_b) * places_a + places_b).unique(return_counts=True)
+    met = zip(ids_a[pairs // len(ids_b)].tolist(), ids_b[pairs % len(ids_b)].tolist(), strict=True)
+    return dict(zip(met, counts.tolist(), strict=True))
 
 
 def match(predicted: Panoptic, truth: Panoptic) -> dict[int, Quality]:
@@ -180,36 +179,32 @@ def match(predicted: Panoptic, truth: Panoptic) -> dict[int, Quality]:
     if predicted.ids.shape != truth.ids.shape:
         raise ValueError(f"expected maps of one size; got {tuple(predicted.ids.shape)} and {tuple(truth.ids.shape)}")
     shared = _shared(predicted.ids, truth.ids)
-    area_p, area_g, forgiven = {}, {}, {}
+    area_p, area_g, void, forgiven = Counter(), Counter(), Counter(), Counter()
     for (p, g), n in shared.items():
-        area_p[p], area_g[g] = area_p.get(p, 0) + n, area_g.get(g, 0) + n
+        area_p[p] += n
+        area_g[g] += n
         if g not in truth.labels:
-            forgiven[p] = forgiven.get(p, 0) + n
-    void = dict(forgiven)  # before the crowds, which count in the union
-    found: dict[int, Quality] = {}
-
-    def add(label: int, quality: Quality) -> None:
-        found[label] = found.get(label, Quality()) + quality
-
+            void[p] += n
+    found: dict[int, Quality] = defaultdict(Quality)
     unmatched_p = {p for p in area_p if p in predicted.labels}
     unmatched_g = {g for g in area_g if g in truth.labels and g not in truth.crowds}
     for (p, g), n in shared.items():
-        if predicted.labels.get(p) is None or predicted.labels[p] != truth.labels.get(g):
+        if p not in predicted.labels or predicted.labels[p] != truth.labels.get(g):
             continue
         if g in truth.crowds:
-            forgiven[p] = forgiven.get(p, 0) + n
+            forgiven[p] += n
             continue
-        iou = n / (area_p[p] + area_g[g] - n - void.get(p, 0))
+        iou = n / (area_p[p] + area_g[g] - n - void[p])
         if iou > 0.5:
-            add(predicted.labels[p], Quality(iou=iou, tp=1))
+            found[predicted.labels[p]] += Quality(iou=iou, tp=1)
             unmatched_p.remove(p)
             unmatched_g.remove(g)
     for p in unmatched_p:
-        if forgiven.get(p, 0) <= area_p[p] / 2:
-            add(predicted.labels[p], Quality(fp=1))
+        if void[p] + forgiven[p] <= area_p[p] / 2:
+            found[predicted.labels[p]] += Quality(fp=1)
     for g in unmatched_g:
-        add(truth.labels[g], Quality(fn=1))
-    return found
+        found[truth.labels[g]] += Quality(fn=1)
+    return dict(found)
 
 
 def panoptic_quality(predicted: Collection[Panoptic], truth: Collection[Panoptic]) -> dict[int, Quality]:
@@ -224,11 +219,11 @@ def panoptic_quality(predicted: Collection[Panoptic], truth: Collection[Panoptic
     """
     if len(predicted) != len(truth):
         raise ValueError(f"expected as many predictions as truths; got {len(predicted)} and {len(truth)}")
-    total: dict[int, Quality] = {}
+    total: dict[int, Quality] = defaultdict(Quality)
     for p, g in zip(predicted, truth, strict=True):
         for label, quality in match(p, g).items():
-            total[label] = total.get(label, Quality()) + quality
-    return total
+            total[label] += quality
+    return dict(total)
 
 
 def mean_quality(qualities: Mapping[int, Quality], classes: Collection[int] | None = None) -> Summary:
@@ -236,8 +231,8 @@ def mean_quality(qualities: Mapping[int, Quality], classes: Collection[int] | No
 
     PQ of the means is not the product of the other two: the product holds for each class.
     """
-    wanted = None if classes is None else set(map(operator.index, classes))
-    kept = [quality for label, quality in qualities.items() if wanted is None or label in wanted]
+    wanted = qualities if classes is None else set(map(operator.index, classes))
+    kept = [quality for label, quality in qualities.items() if label in wanted]
     n = len(kept)
     means = [sum(getattr(quality, name) for quality in kept) / max(n, 1) for name in ("pq", "sq", "rq")]
     return Summary(*means, n)
@@ -317,13 +312,12 @@ def evaluate(network: nn.Module, images: Sequence[scenes.Rendering], *, threshol
         "PQ stuff".
     """
     maps = predict(network, torch.stack([image.image for image in images]))
-    found = [answer(maps, i, threshold=threshold) for i in range(len(images))]
-    right = [truth(image) for image in images]
-    confusion = sum(
-        semantic.confusion_matrix(f[0], t[0], len(scenes.CLASSES)) for f, t in zip(found, right, strict=True)
-    )
-    ap = coco.evaluate([f[1].objects() for f in found], [t[1].objects() for t in right], mask_iou)
-    quality = panoptic_quality([f[2] for f in found], [t[2] for t in right])
+    answers = (answer(maps, i, threshold=threshold) for i in range(len(images)))
+    classes, found, merged = zip(*answers, strict=True)
+    true_classes, true_objects, true_maps = zip(*map(truth, images), strict=True)
+    confusion = semantic.confusion_matrix(torch.stack(classes), torch.stack(true_classes), len(scenes.CLASSES))
+    ap = coco.evaluate([f.objects() for f in found], [t.objects() for t in true_objects], mask_iou)
+    quality = panoptic_quality(merged, true_maps)
     means = mean_quality(quality)
     return {
         "mIoU": semantic.mean_iou(confusion),

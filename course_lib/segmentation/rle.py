@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from course_lib import scenes
-from course_lib.segmentation.semantic import as_masks
+from course_lib.segmentation.semantic import as_mask
 
 FINER = 5  # polygons are drawn on a grid so many times as fine as the pixels
 
@@ -49,9 +49,7 @@ def encode(mask: Tensor) -> RLE:
         ValueError: another shape.
         TypeError: no booleans.
     """
-    mask = as_masks(mask, "a mask")
-    if mask.ndim != 2:
-        raise ValueError(f"expected a mask (H, W); got {tuple(mask.shape)}")
+    mask = as_mask(mask)
     return RLE(tuple(mask.shape), scenes.run_lengths(mask))
 
 

@@ -43,6 +43,24 @@ def as_masks(given: Tensor, name: str = "masks") -> Tensor:
     return found
 
 
+def as_mask(given: Tensor) -> Tensor:
+    """One mask (H, W) as a tensor of booleans, also from NumPy.
+
+    Raises:
+        ValueError: another shape.
+        TypeError: no booleans.
+    """
+    mask = as_masks(given, "a mask")
+    if mask.ndim != 2:
+        raise ValueError(f"expected a mask (H, W); got {tuple(mask.shape)}")
+    return mask
+
+
+def max_around(x: Tensor) -> Tensor:
+    """The largest of each pixel of (H, W) and its eight neighbours."""
+    return F.max_pool2d(x[None], 3, stride=1, padding=1)[0]
+
+
 def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, *, ignore: int = 255) -> Tensor:
     """How many pixels of each true class (rows) were called what (columns): int64 (classes, classes).
 
@@ -76,8 +94,10 @@ def iou_per_class(confusion: Tensor) -> Tensor:
     Raises:
         ValueError: not square.
     """
-    hits, union = _hits_and_union(confusion)
-    return hits / union  # 0 / 0 is NaN
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"expected a confusion matrix (C, C); got {tuple(confusion.shape)}")
+    hits = confusion.diagonal().double()
+    return hits / (confusion.sum(0) + confusion.sum(1) - hits)  # 0 / 0 is NaN
 
 
 def mean_iou(confusion: Tensor) -> float:
@@ -87,16 +107,7 @@ def mean_iou(confusion: Tensor) -> float:
 
 def pixel_accuracy(confusion: Tensor) -> float:
     """The proportion of right pixels; NaN without pixels."""
-    hits, _ = _hits_and_union(confusion)
-    return float(hits.sum() / confusion.sum())
-
-
-def _hits_and_union(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
-        raise ValueError(f"expected a confusion matrix (C, C); got {tuple(confusion.shape)}")
-    confusion = confusion.double()
-    hits = confusion.diagonal()
-    return hits, confusion.sum(0) + confusion.sum(1) - hits
+    return float(confusion.diagonal().sum().double() / confusion.sum())
 
 
 COLOURS = {
@@ -115,7 +126,6 @@ COLOURS = {
     "sand": "#eddcb1",
     "snow": "#f3f3f3",
 }  # by class, as matplotlib reads them
-VOID = (0.0, 0.0, 0.0)
 
 
 def palette() -> Tensor:
@@ -126,7 +136,7 @@ def palette() -> Tensor:
 def paint(classes: Tensor) -> Tensor:
     """Semantic maps (..., H, W) as images (..., 3, H, W) in [0, 1]; what is no class is black."""
     classes = as_map(classes)
-    colours = torch.cat([palette(), torch.tensor([VOID])]).to(classes.device)
+    colours = torch.cat([palette(), torch.zeros(1, 3)]).to(classes.device)
     n = len(colours) - 1
     return colours[torch.where((classes >= 0) & (classes < n), classes, n)].movedim(-1, -3)
 
@@ -138,6 +148,5 @@ def enlarge(image: Tensor, scale: int) -> Tensor:
 
 def rim(mask: Tensor) -> Tensor:
     """The pixels of a mask (H, W) that touch, by a side or a corner, what lies outside of it."""
-    mask = as_masks(mask, "a mask")
-    outside = F.max_pool2d((~mask)[None].float(), 3, stride=1, padding=1)[0]
-    return mask & (outside > 0)
+    mask = as_mask(mask)
+    return mask & (max_around((~mask).float()) > 0)
