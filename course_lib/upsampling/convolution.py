@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from course_lib.upsampling.interpolation import Pair, bed_of_nails, cell_side, check_maps, nearest, to_pair
+from course_lib.upsampling.interpolation import Pair, Size, bed_of_nails, cell_side, check_maps, nearest, to_pair
 
 
-def convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int | Pair = 1, padding: int | Pair = 0
-) -> Tensor:
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size = 0) -> Tensor:
     """The convolution of neural networks (a correlation: the kernel is not flipped), as `F.conv2d`.
 
     Args:
@@ -36,7 +34,7 @@ def convolution(
     (s, t), (p, q) = to_pair("stride", stride, 1), to_pair("padding", padding, 0)
     _check_operands(x, weight, bias, transposed=False)
     kh, kw = weight.shape[2:]
-    _check_output([n + 2 * m - k + 1 for n, m, k in zip(x.shape[2:], (p, q), (kh, kw), strict=True)], x, weight)
+    _check_output([x.shape[2] + 2 * p - kh + 1, x.shape[3] + 2 * q - kw + 1], x, weight)
     image, kernels = _at_least_float32(x, weight)
     rows = _Windows.apply(pad(image, (q, q, p, p)), 2, kh, s)  # (B, C_in, kh, h, W)
     y = sum(
@@ -47,12 +45,7 @@ def convolution(
 
 
 def transposed_convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
-    output_padding: int | Pair = 0,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size = 0, output_padding: Size = 0
 ) -> Tensor:
     """Multiply the whole kernel by one input pixel and add it to the output; so for every pixel.
 
@@ -130,12 +123,7 @@ class _AddPatches(torch.autograd.Function):
 
 
 def transposed_convolution_by_zeros(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
-    output_padding: int | Pair = 0,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size = 0, output_padding: Size = 0
 ) -> Tensor:
     """`transposed_convolution` the second way: zeros between the pixels, then convolve with the flipped kernel.
 
@@ -151,12 +139,7 @@ def transposed_convolution_by_zeros(
 
 
 def transposed_convolution_by_matrix(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
-    output_padding: int | Pair = 0,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size = 0, output_padding: Size = 0
 ) -> Tensor:
     """`transposed_convolution` by its name: multiply by the transpose of the convolution's matrix.
 
@@ -170,7 +153,7 @@ def transposed_convolution_by_matrix(
     return _finish(y.view(len(x), weight.shape[1], H, W), bias, x.dtype)
 
 
-def convolution_matrix(weight: Tensor, size: int | Pair, stride: int | Pair = 1, padding: int | Pair = 0) -> Tensor:
+def convolution_matrix(weight: Tensor, size: Size, stride: Size = 1, padding: Size = 0) -> Tensor:
     """The matrix M with M @ x.flatten() = convolution(x, weight).flatten() for one image of a given size.
 
     Its n-th column is what the convolution makes of an image whose n-th pixel is 1 and all others 0. Nearly
@@ -195,7 +178,7 @@ def convolution_matrix(weight: Tensor, size: int | Pair, stride: int | Pair = 1,
     return convolution(one_hot, weight, None, stride, padding).flatten(1).mT
 
 
-def resize_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, factor: int | Pair = 2) -> Tensor:
+def resize_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, factor: Size = 2) -> Tensor:
     """Nearest-neighbour upsampling, then a convolution that keeps the size (Odena et al. 2016).
 
     Every output pixel sums the same number of products, so there is no checkerboard to begin with.
@@ -246,7 +229,7 @@ def icnr_(weight: Tensor, factor: int, rng: torch.Generator | None = None) -> Te
     return weight.copy_(cells.repeat_interleave(r**2, 0))
 
 
-def overlap_count(size: int | Pair, kernel: int | Pair, stride: int | Pair, padding: int | Pair = 0) -> Tensor:
+def overlap_count(size: Size, kernel: Size, stride: Size, padding: Size = 0) -> Tensor:
     """How many input pixels write to each output pixel of a transposed convolution: the checkerboard.
 
     It is the transposed convolution of ones with a kernel of ones. Away from the border it is even exactly where

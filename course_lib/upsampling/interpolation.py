@@ -16,13 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Pair = tuple[int, int]
+Pair = tuple[int, int]  # (vertical, horizontal)
+Size = int | Pair  # one integer is for both axes
+Factor = float | tuple[float, float]
 BLOCK = 32  # output pixels per block of the band: longer wastes products with zeros, shorter wastes calls
 
 
-def nearest(
-    x: Tensor, size: int | Pair | None = None, scale_factor: float | tuple[float, float] | None = None
-) -> Tensor:
+def nearest(x: Tensor, size: Size | None = None, scale_factor: Factor | None = None) -> Tensor:
     """Each output pixel i copies input pixel ⌊i·H/H'⌋, as `F.interpolate(mode="nearest")`.
 
     Where i·H/H' is a whole number, torch's rounding decides, which may be one less.
@@ -65,10 +65,7 @@ def _nearest_index(x: Tensor, axis: int, out: Pair, step: float) -> Tensor:
 
 
 def bilinear(
-    x: Tensor,
-    size: int | Pair | None = None,
-    scale_factor: float | tuple[float, float] | None = None,
-    align_corners: bool = False,
+    x: Tensor, size: Size | None = None, scale_factor: Factor | None = None, align_corners: bool = False
 ) -> Tensor:
     """Weigh the 2×2 nearest pixels, as `F.interpolate(mode="bilinear")`; no smoothing before shrinking.
 
@@ -91,10 +88,7 @@ def bilinear(
 
 
 def bicubic(
-    x: Tensor,
-    size: int | Pair | None = None,
-    scale_factor: float | tuple[float, float] | None = None,
-    align_corners: bool = False,
+    x: Tensor, size: Size | None = None, scale_factor: Factor | None = None, align_corners: bool = False
 ) -> Tensor:
     """Weigh the 4×4 nearest pixels with Keys' cubic, a = −0.75, as `F.interpolate(mode="bicubic")`.
 
@@ -103,9 +97,7 @@ def bicubic(
     return _interpolate(x, size, scale_factor, align_corners, _cubic)
 
 
-def _output_size(
-    x: Tensor, size: int | Pair | None, scale_factor: float | tuple[float, float] | None
-) -> tuple[Pair, tuple[float, float]]:
+def _output_size(x: Tensor, size: Size | None, scale_factor: Factor | None) -> tuple[Pair, tuple[float, float]]:
     """The output's size, and how many input pixels one output pixel steps over, per axis."""
     check_maps("x", x)
     if (size is None) == (scale_factor is None):
@@ -217,7 +209,7 @@ def _bands(
     return bands
 
 
-def bed_of_nails(x: Tensor, factor: int | Pair = 2) -> Tensor:
+def bed_of_nails(x: Tensor, factor: Size = 2) -> Tensor:
     """(B, C, H, W) → (B, C, H·factor, W·factor): each value at the top left of its cell, zeros elsewhere.
 
     Args:
@@ -235,7 +227,7 @@ def bed_of_nails(x: Tensor, factor: int | Pair = 2) -> Tensor:
     return out
 
 
-def max_unpool(x: Tensor, indices: Tensor, size: int | Pair) -> Tensor:
+def max_unpool(x: Tensor, indices: Tensor, size: Size) -> Tensor:
     """Put each pooled maximum back to where it was found, zeros elsewhere, as `F.max_unpool2d`.
 
     Overlapping windows may have found the same maximum. Where several values share a place, the last one (row by
@@ -319,7 +311,7 @@ def cell_side(factor: int) -> int:
     return int(factor)
 
 
-def to_pair(name: str, value: int | Pair, least: int) -> Pair:
+def to_pair(name: str, value: Size, least: int) -> Pair:
     """An int or two as (vertical, horizontal). ValueError if it is anything else or below `least`."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2 or not all(isinstance(v, Integral) and v >= least for v in values):
