@@ -156,12 +156,12 @@ class Objective:
         content: p, (1, 3, H, W) in [0, 1]; the images that the objective judges must have this size.
         styles: images a, each (1, 3, H', W') in [0, 1].
         weights: α, β and the layers.
-        style_weights: the share of each style; equal by default. They are divided by their sum.
+        style_weights: the weight of each style; equal by default. They are divided by their sum.
         gram: features (B, C, H, W) to Gram matrices (B, C, C).
 
     Raises:
-        ValueError, TypeError: shares that do not fit the styles, a network of half precision, or images that
-            `VGG.extract` refuses.
+        TypeError: a network of half precision, or images that `VGG.extract` refuses.
+        ValueError: weights that do not fit the styles, or images that `VGG.extract` refuses.
     """
 
     def __init__(
@@ -177,17 +177,17 @@ class Objective:
         self.dtype = next(network.parameters()).dtype
         if self.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"network must be float32 or float64, got {self.dtype}: half precision overflows")
-        shares = list(style_weights) if style_weights is not None else [1.0] * len(styles)
-        if not styles or len(shares) != len(styles) or not (min(shares) >= 0 and 0 < sum(shares) < math.inf):
-            raise ValueError(f"{len(styles)} styles need as many weights ≥ 0, not all 0; got {shares}")
+        mix = list(style_weights) if style_weights is not None else [1.0] * len(styles)
+        if not styles or len(mix) != len(styles) or not (min(mix) >= 0 and 0 < sum(mix) < math.inf):
+            raise ValueError(f"{len(styles)} styles need as many weights ≥ 0, not all 0; got {mix}")
         with torch.no_grad():
             self.content = self._features(content, weights.content_layers if weights.alpha else ())
             # Σ_s w_s (G − A_s)² and (G − Σ_s w_s A_s)² differ by a constant: one mean target serves all styles.
             self.grams: dict[str, Tensor] = {}
-            for style, share in zip(styles, shares, strict=True):
+            for style, weight in zip(styles, mix, strict=True):
                 features = self._features(style, weights.style_layers if weights.beta else ())
                 for layer, F in features.items():
-                    self.grams[layer] = self.grams.get(layer, 0) + gram(F) * (share / sum(shares))
+                    self.grams[layer] = self.grams.get(layer, 0) + gram(F) * (weight / sum(mix))
 
     def _features(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         if not layers:
@@ -201,12 +201,12 @@ class Objective:
         features = self._features(image, [*self.content, *self.grams])
         content = sum(content_loss(features[layer], P) for layer, P in self.content.items())
         style = sum(style_loss(self.gram(features[layer]), A) for layer, A in self.grams.items())
+        w, zero = self.weights, image.new_zeros(())
         losses = {
-            "content": image.new_zeros(()) + content / max(1, len(self.content)),
-            "style": image.new_zeros(()) + style / max(1, len(self.grams)),
-            "tv": total_variation(image) if self.weights.tv else image.new_zeros(()),
+            "content": zero + content / max(1, len(self.content)),
+            "style": zero + style / max(1, len(self.grams)),
+            "tv": total_variation(image) if w.tv else zero,
         }
-        w = self.weights
         losses["total"] = w.alpha * losses["content"] + w.beta * losses["style"] + w.tv * losses["tv"]
         return losses
 
@@ -323,7 +323,7 @@ class _Evaluation:
         if self.callback is not None:
             self.callback(step, x.detach().clone(), values)
         x.grad = None
-        # A pixel's share of a mean falls with the size of the image; the sum keeps gradients of one size.
+        # The part of one pixel in a mean falls with the size of the image; the sum keeps gradients of one size.
         scaled = losses["total"] * x[0, 0].numel()
         scaled.backward()
         return scaled.detach()
@@ -407,14 +407,14 @@ def transfer(
     """Paint the content in the style, coarse to fine (Gatys et al. 2017, "Controlling Perceptual Factors").
 
     The image is first painted small, where a step costs little and a filter sees much of it, then enlarged and
-    painted on. Styles are scaled like the content, so that a brush stroke keeps its share of the image.
+    painted on. Styles are scaled like the content, so that a brush stroke keeps its proportion of the image.
 
     Args:
         content: p, (1, 3, H, W) in [0, 1]; the result has its size.
         styles: one image a, or several, each (1, 3, H', W') in [0, 1]; their sizes set that of the strokes.
         network: from `zoo.load`, float32 or float64, on the device of the images.
         weights: α, β and layers; `Weights()` by default.
-        style_weights: the share of each style in the mix.
+        style_weights: the weight of each style in the mix, see `Objective`.
         start: "noise", x ~ N(1/2, 1/4²) as in the lecture; "content"; or an image of the content's shape.
         steps: gradients taken at each level.
         coarsest: the least side of the smallest level, px (16 or more); None paints at full size only.
@@ -428,8 +428,8 @@ def transfer(
         The result; its image has the content's size and dtype, but float32 for a content of half precision.
 
     Raises:
-        ValueError, TypeError: images of wrong shape, range or dtype, a network of half precision, or options out of
-            range.
+        TypeError: images that are no floats, or a network of half precision.
+        ValueError: images of wrong shape or range, or options out of range.
         FloatingPointError: a loss is not finite.
     """
     styles = [styles] if isinstance(styles, Tensor) else list(styles)

@@ -258,7 +258,7 @@ def test_mean_iou_equals_torchmetrics_and_adds_up():
     assert torch.equal(whole, sum(halves))
 
 
-def test_semantic_scores_of_a_image_by_eye():
+def test_semantic_scores_of_an_image_by_eye():
     truth = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255]])
     predicted = torch.tensor([[0, 0, 0, 1], [0, 0, 1, 0]])
     confusion = semantic.confusion_matrix(predicted, truth, 3)

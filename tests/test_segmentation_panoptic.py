@@ -141,7 +141,7 @@ def test_quality_equals_torchmetrics(side, segments, seed):
         assert (mine.pq, mine.sq, mine.rq) == pytest.approx((pq, sq, rq), abs=1e-6)
 
 
-def test_quality_of_a_image_by_eye():
+def test_quality_of_an_image_by_eye():
     """Two things of class 1, and stuff of class 0."""
     truth = Panoptic(torch.tensor([[1, 1, 1, 0, 2, 2], [3, 3, 3, 3, 3, 3]]), {1: 1, 2: 1, 3: 0})
     predicted = Panoptic(torch.tensor([[7, 7, 9, 9, 9, 9], [9, 9, 9, 9, 9, 9]]), {7: 1, 9: 0})

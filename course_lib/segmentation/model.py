@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.models as models
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 from course_lib import scenes
 from course_lib.base import zoo
@@ -106,14 +107,13 @@ class PretrainedSemantic(nn.Module):
     def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
         self.network, self.names = network, names
-        # ImageNet's statistics, which the network expects to be removed.
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
 
     @torch.no_grad()
     def forward(self, photographs: Tensor) -> Tensor:
         """Classes int64 (B, H, W) of photographs (B, 3, H, W) in [0, 1]."""
-        return self.network((photographs - self.mean) / self.std)["out"].argmax(1)
+        # ImageNet's mean and standard deviation, which the network expects to be removed.
+        standardised = normalize(photographs, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        return self.network(standardised)["out"].argmax(1)
 
 
 class PretrainedInstances(nn.Module):

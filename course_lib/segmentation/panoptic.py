@@ -10,6 +10,7 @@ import operator
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,8 +149,7 @@ class Quality:
         return self.sq * self.rq
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """The mean of PQ, SQ and RQ over the `n` classes that occur in the truth or in a prediction."""
 
     pq: float
@@ -298,23 +298,23 @@ def answer(maps: Maps, index: int, *, threshold: float = 0.1) -> tuple[Tensor, I
     return classes, found, merged
 
 
-def truth(image: scenes.Rendering) -> tuple[Tensor, Instances, Panoptic]:
+def truth(scene: scenes.Rendering) -> tuple[Tensor, Instances, Panoptic]:
     """The right answers for a scene."""
-    labels = {i: int(image.semantic[image.panoptic == i][0]) for i in image.panoptic.unique().tolist()}
-    return image.semantic, Instances(image.masks, image.labels), Panoptic(image.panoptic, labels)
+    labels = {i: int(scene.semantic[scene.panoptic == i][0]) for i in scene.panoptic.unique().tolist()}
+    return scene.semantic, Instances(scene.masks, scene.labels), Panoptic(scene.panoptic, labels)
 
 
-def evaluate(network: nn.Module, images: Sequence[scenes.Rendering], *, threshold: float = 0.1) -> dict[str, float]:
+def evaluate(network: nn.Module, renderings: Sequence[scenes.Rendering], *, threshold: float = 0.1) -> dict[str, float]:
     """All scores on some scenes of one size.
 
     Returns:
         "mIoU"; "mask AP" (0.50:0.95) and "mask AP50"; "PQ", "SQ" and "RQ", means over classes, and "PQ things",
         "PQ stuff".
     """
-    maps = predict(network, torch.stack([image.image for image in images]))
-    answers = (answer(maps, i, threshold=threshold) for i in range(len(images)))
+    maps = predict(network, torch.stack([each.image for each in renderings]))
+    answers = (answer(maps, i, threshold=threshold) for i in range(len(renderings)))
     classes, found, merged = zip(*answers, strict=True)
-    true_classes, true_objects, true_maps = zip(*map(truth, images), strict=True)
+    true_classes, true_objects, true_maps = zip(*map(truth, renderings), strict=True)
     confusion = semantic.confusion_matrix(torch.stack(classes), torch.stack(true_classes), len(scenes.CLASSES))
     ap = coco.evaluate([f.objects() for f in found], [t.objects() for t in true_objects], mask_iou)
     quality = panoptic_quality(merged, true_maps)

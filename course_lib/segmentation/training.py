@@ -134,9 +134,9 @@ class SegmentationDataset:
     offsets: Tensor
 
     @classmethod
-    def of(cls, images: Sequence[scenes.Rendering]) -> "SegmentationDataset":
-        """Of some images of one size."""
-        return cls._stacked([_targets(image) for image in images])
+    def of(cls, renderings: Sequence[scenes.Rendering]) -> "SegmentationDataset":
+        """Of some scenes, drawn at one size."""
+        return cls._stacked(list(map(_targets, renderings)))
 
     @classmethod
     def draw(cls, n: int, size: int, seed: int) -> "SegmentationDataset":
@@ -168,10 +168,10 @@ class SegmentationDataset:
         )
 
 
-def _targets(image: scenes.Rendering) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `SegmentationDataset` keeps of an image."""
-    heatmap, offsets = centre_targets(image.masks)
-    return (255 * image.image).round().byte(), image.semantic.byte(), heatmap.half(), offsets.half()
+def _targets(rendering: scenes.Rendering) -> Batch:
+    """What `SegmentationDataset` keeps of a scene."""
+    heatmap, offsets = centre_targets(rendering.masks)
+    return (255 * rendering.image).round().byte(), rendering.semantic.byte(), heatmap.half(), offsets.half()
 
 
 def mirror(batch: Batch, chosen: Tensor) -> Batch:
@@ -182,10 +182,10 @@ def mirror(batch: Batch, chosen: Tensor) -> Batch:
         chosen: bool (B,).
     """
     images, semantic, heatmaps, offsets = batch
-    turned = offsets.flip(-1) * offsets.new_tensor([1, -1])[:, None, None]
-    pairs = ((images, images.flip(-1)), (semantic, semantic.flip(-1)), (heatmaps, heatmaps.flip(-1)))
+    turned = offsets * offsets.new_tensor([1, -1])[:, None, None]
+    mirrored = (x.flip(-1) for x in (images, semantic, heatmaps, turned))
     return tuple(
-        torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), other, one) for one, other in (*pairs, (offsets, turned))
+        torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), other, x) for x, other in zip(batch, mirrored, strict=True)
     )
 
 
@@ -200,15 +200,15 @@ def optimiser_and_schedule(
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps + 1, pct_start=0.15)
 
 
+THING_WEIGHT = 4.0  # of things' pixels in the cross-entropy, against 1 for stuff, which is easy and covers most
+CENTRE_WEIGHT, OFFSET_WEIGHT = 20.0, 0.5  # of the errors of heatmap and offsets
+
+
 def segmentation_step(
     network: SegmentationNet,
     optimiser: torch.optim.Optimizer,
     rng: torch.Generator,
     *,
-    things: int = len(scenes.THINGS),
-    thing_weight: float = 4.0,
-    centre_weight: float = 20.0,
-    offset_weight: float = 0.5,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> Step:
     """A step that lowers cross-entropy + Dice + squared error of the heatmap + absolute error of the offsets.
@@ -220,29 +220,25 @@ def segmentation_step(
         network: to train, on its device.
         optimiser: of its weights.
         rng: decides which images are mirrored; the loop keeps its state.
-        things: classes 0 … things − 1 can be counted.
-        thing_weight: of their pixels in the cross-entropy, against 1 for stuff, which is easy and covers most.
-        centre_weight: of the heatmap's error.
-        offset_weight: of the offsets' error.
         schedule: of the learning rate, advanced by each step.
 
     Returns:
         batch of `SegmentationDataset` → the losses by name.
     """
     weight = torch.ones(network.classes, device=next(network.parameters()).device)
-    weight[:things] = thing_weight
+    weight[: len(scenes.THINGS)] = THING_WEIGHT
 
     def step(batch: Batch) -> dict[str, Tensor]:
         chosen = torch.rand(len(batch[0]), generator=rng, device=rng.device).to(batch[0].device) < 0.5
         images, semantic, heatmap, offsets = mirror(batch, chosen)
         maps = network(images)
-        foreground = (semantic < things).to(offsets)
+        foreground = (semantic < len(scenes.THINGS)).to(offsets)
         error = (maps.offsets - offsets).abs().sum(1) * foreground / OFFSET_UNIT
         named = {
             "cross-entropy": cross_entropy(maps.logits, semantic, weight=weight),
             "Dice": dice_loss(maps.logits, semantic),
-            "centres": centre_weight * F.mse_loss(maps.heatmap, heatmap),
-            "offsets": offset_weight * error.sum() / foreground.sum().clamp(min=1),
+            "centres": CENTRE_WEIGHT * F.mse_loss(maps.heatmap, heatmap),
+            "offsets": OFFSET_WEIGHT * error.sum() / foreground.sum().clamp(min=1),
         }
         descend(sum(named.values()), optimiser, clip=1.0)
         if schedule is not None:
