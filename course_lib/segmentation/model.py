@@ -94,7 +94,13 @@ DEEPLAB = models.segmentation.DeepLabV3_MobileNet_V3_Large_Weights.COCO_WITH_VOC
 MASK_RCNN = models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1
 
 
-class PretrainedSemantic(nn.Module):
+class _Pretrained(nn.Module):
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+
+class PretrainedSemantic(_Pretrained):
     """torchvision's DeepLabv3 (Chen et al. 2017) on MobileNetV3: what each pixel of a photograph shows.
 
     For the 20 classes of Pascal VOC; a download of 42 MB.
@@ -104,10 +110,6 @@ class PretrainedSemantic(nn.Module):
         names: of the classes; the map holds indices into it. The first is everything else.
     """
 
-    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.network, self.names = network, names
-
     @torch.no_grad()
     def forward(self, photographs: Tensor) -> Tensor:
         """Classes int64 (B, H, W) of photographs (B, 3, H, W) in [0, 1]."""
@@ -116,7 +118,7 @@ class PretrainedSemantic(nn.Module):
         return self.network(standardised)["out"].argmax(1)
 
 
-class PretrainedInstances(nn.Module):
+class PretrainedInstances(_Pretrained):
     """torchvision's Mask R-CNN (He et al. 2017) on ResNet-50: everyday things and their masks, which may overlap.
 
     For the 80 classes of COCO's things; a download of 170 MB.
@@ -125,10 +127,6 @@ class PretrainedInstances(nn.Module):
         network: torchvision's.
         names: of the classes; labels are indices into it.
     """
-
-    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.network, self.names = network, names
 
     @torch.no_grad()
     def forward(self, photographs: Tensor, minimum: float = 0.5) -> list[Instances]:

@@ -139,9 +139,9 @@ def _crossings(corners: Tensor, H: int, W: int) -> Tensor:
     return (column * H + row)[middle].long()
 
 
-def _outline(corners: Tensor) -> tuple[Tensor, Tensor]:
-    """x and y of every point of the fine grid that the closed outline through corners (K, 2) passes, in its order."""
-    xs, ys = [], []
+def _outline(corners: Tensor) -> Tensor:
+    """(2, P): x and y of the points of the fine grid that the closed outline through corners (K, 2) passes."""
+    sides = []
     for start, end in zip(corners, corners.roll(-1, 0), strict=True):
         dx, dy = (end - start).abs().tolist()
         long, short = (0, 1) if dx >= dy else (1, 0)  # one point for each step along the longer side
@@ -149,12 +149,9 @@ def _outline(corners: Tensor) -> tuple[Tensor, Tensor]:
         along = torch.arange(max(dx, dy) + 1, dtype=torch.float64)
         slope = (high[short] - low[short]) / max(dx, dy, 1)
         across = (low[short] + slope * along + 0.5).trunc()
-        points = [low[long] + along, across]
-        if start[long] > end[long]:
-            points = [each.flip(0) for each in points]
-        xs.append(points[long])
-        ys.append(points[short])
-    return torch.cat(xs), torch.cat(ys)
+        points = torch.stack([low[long] + along, across])[[long, short]]  # [0, 1] and [1, 0] are their own inverses
+        sides.append(points.flip(1) if start[long] > end[long] else points)
+    return torch.cat(sides, 1)
 
 
 def from_coco(stored: Mapping[str, object] | Sequence, size: tuple[int, int] | None = None) -> RLE:

@@ -26,10 +26,8 @@ def _check(logits: Tensor, labels: Tensor, ignore: int) -> None:
         )
     if labels.dtype != torch.int64:
         raise TypeError(f"expected labels of int64; got {labels.dtype}")
-    if labels.device.type != "cpu":  # there the look at values would wait for the GPU in every step
-        return
     wrong = ((labels < 0) | (labels >= C)) & (labels != ignore)
-    if wrong.any():
+    if labels.is_cpu and wrong.any():  # a GPU would have to wait in every step
         raise ValueError(f"expected labels in [0, {C}) or {ignore}; got {labels[wrong].unique().tolist()}")
 
 
