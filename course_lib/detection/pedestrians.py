@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pooch
-import requests
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -24,17 +22,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from course_lib import scenes
-from course_lib.base import datasets, images, runtime
+from course_lib.base import datasets, images
 from course_lib.detection.coco import Objects
 from course_lib.detection.training import DetectionDataset
 
 URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
-SPLITS = ("train", "test")
 NAMES = (*(f"FudanPed{n:05d}" for n in range(1, 75)), *(f"PennPed{n:05d}" for n in range(1, 97)))
 # The last fifth of either city: neighbouring numbers show the same street, perhaps the same people, and stay together.
 HELD_OUT = (*NAMES[59:74], *NAMES[150:])
 PEOPLE = 423
-ATTEMPTS = 2  # a damaged archive is fetched once more
 
 
 @dataclass(frozen=True)
@@ -74,49 +70,46 @@ def load_pedestrians(split: str = "train") -> list[Photograph]:
 
     Raises:
         ValueError: another split.
-        OfflineError: they are not at hand, and `COURSE_OFFLINE` forbids a download.
+        OfflineError: they are not at hand, and there is no connection, or `COURSE_OFFLINE` forbids one.
         DownloadError: the download failed, or is damaged the second time too.
         FileNotFoundError: an image or a mask is missing in a folder of your own.
     """
-    if split not in SPLITS:
-        raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
+    if split not in datasets.SPLITS:
+        raise ValueError(f"expected a split of {', '.join(datasets.SPLITS)}; got {split!r}")
     folder = _folder()
-    wanted = [name for name in NAMES if (name in HELD_OUT) == (split == "test")]
-    return [_read(folder, name) for name in tqdm(wanted, "pedestrians", unit="image", delay=2, leave=False)]
+    names = [name for name in NAMES if (name in HELD_OUT) == (split == "test")]
+    return [_read(folder, name) for name in tqdm(names, "pedestrians", unit="image", delay=2, leave=False)]
 
 
 def _folder() -> Path:
-    """Where the images are, downloaded if they must be."""
-    own = Path(os.environ.get("COURSE_DATA") or os.devnull).expanduser() / "pennfudan"
+    """Where the images are, downloaded if they must be; a damaged archive is fetched once more."""
+    own, folder = datasets.data_folder() / "pennfudan", datasets.cache_folder() / "PennFudanPed"
     if own.is_dir():
         return own
-    folder = datasets.cache_folder() / "PennFudanPed"
-    if folder.is_dir():
-        return folder
     advice = f"put the unpacked archive at {folder} yourself, or set COURSE_DATA to a folder that has it as pennfudan/"
-    if runtime.is_offline():
-        raise datasets.OfflineError(f"cannot download {URL}: COURSE_OFFLINE forbids it; unset it, or {advice}")
-    for attempt in range(ATTEMPTS):
+    damaged_before = False
+    while not folder.is_dir():
         try:
-            _download(folder)
-        except (OSError, requests.RequestException, zipfile.BadZipFile) as error:
-            if attempt == ATTEMPTS - 1:
-                raise datasets.DownloadError(f"cannot download {URL}: {error}; try again later, or {advice}") from error
-        else:
-            break
+            _download(folder, advice)
+        except zipfile.BadZipFile as error:
+            if damaged_before:
+                raise datasets.DownloadError(f"cannot use {URL}: {error}; try again later, or {advice}") from error
+            damaged_before = True
     return folder
 
 
-def _download(folder: Path) -> None:
-    """Fetch and unpack in a folder of this process's own; what is whole becomes `folder`, all else is deleted."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.part") as partial:
-        unpacked = unpack(Path(pooch.retrieve(URL, None, "archive.zip", partial, progressbar=True)), Path(partial))
-        try:
-            os.replace(unpacked, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, and its folder is whole too
-                raise
+def _download(folder: Path, advice: str) -> None:
+    """Fetch and unpack in folders of this process's own; what is whole becomes `folder`, all else is deleted."""
+    with tempfile.TemporaryDirectory() as fetched:
+        archive = datasets.fetch(URL, Path(fetched, "archive.zip"), advice=advice)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.part") as partial:
+            unpacked = unpack(archive, Path(partial))
+            try:
+                os.replace(unpacked, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster, and its folder is whole too
+                    raise
 
 
 def unpack(archive: Path, into: Path) -> Path:
