@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision.ops
 from conftest import rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from course_lib import detection
-from course_lib.detection import Objects
+from course_lib.detection import Objects, coco
 
 DATA = Path(os.environ.get("COURSE_DATA") or os.devnull) / "coco_mini" / "annotations"
 drawn = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -99,7 +100,7 @@ def objects(annotations, of, scored=False, dtype=torch.float64):
     mine = [a for a in annotations if a["image_id"] == of]
     corners = torch.tensor([a["bbox"] for a in mine], dtype=dtype).view(-1, 4)
     labels = torch.tensor([a["category_id"] for a in mine], dtype=torch.int64)
-    boxes = detection.convert(corners, "xywh", "xyxy")
+    boxes = torchvision.ops.box_convert(corners, "xywh", "xyxy")
     if scored:
         areas = corners[:, 2] * corners[:, 3]
         return Objects(boxes, labels, torch.tensor([a["score"] for a in mine], dtype=torch.float64), areas)
@@ -266,8 +267,8 @@ def test_recalls_and_thresholds_are_those_of_pycocotools():
     params = COCOeval(iouType="bbox").params
     assert (detection.RECALLS.numpy() == params.recThrs).all()
     assert (detection.THRESHOLDS.numpy() == params.iouThrs).all()
-    assert list(detection.MAX_DETECTIONS) == params.maxDets
-    assert [list(size) for size in detection.SIZES.values()] == params.areaRng
+    assert list(coco.MAX_DETECTIONS) == params.maxDets
+    assert [list(size) for size in coco.SIZES.values()] == params.areaRng
 
 
 def test_assign_takes_the_best_free_object_and_the_last_of_equals():
@@ -356,7 +357,7 @@ def test_numbers_are_not_taken_for_truth_values():
         lambda: some[marks.numpy()],
         lambda: Objects(box, label, crowd=marks),
         lambda: Objects(box, label > 0),
-        lambda: detection.crowd_iou(box, box, marks),
+        lambda: coco.boxes.crowd_iou(box, box, marks),
         lambda: detection.assign(torch.eye(2), detection.THRESHOLDS, marks[None], marks.bool()),
         lambda: detection.assign(torch.eye(2), detection.THRESHOLDS, marks.bool()[None], marks),
         lambda: detection.precision_recall_curve(torch.rand(2), marks, 2),

@@ -11,6 +11,7 @@ from torch import nn
 from course_lib import detection, scenes, segmentation
 from course_lib.base import checkpoints, zoo
 from course_lib.base.loop import Loop
+from course_lib.base.pyramid import SmallBackbone
 from course_lib.segmentation import panoptic
 from recipes import common
 
@@ -53,13 +54,13 @@ def test_maps_have_their_shapes_and_types():
 
 def test_a_detector_lends_its_backbone_and_pyramid():
     torch.manual_seed(1)
-    detector = detection.Detector(8, detection.SmallBackbone((16, 32, 32)), width=16)
+    detector = detection.Detector(8, SmallBackbone((16, 32, 32)), width=16)
     network = tiny().take_up(detector)
     assert torch.equal(network.backbone.stem[0].weight, detector.backbone.stem[0].weight)
     assert torch.equal(network.smooth[1].body[3].weight, detector.smooth[1].body[3].weight)
     assert torch.equal(network.heads.weight, tiny().heads.weight), "the rest stays as it was"
     with pytest.raises(ValueError, match=r"levels have \(32, 32\) channels"):
-        tiny().take_up(detection.Detector(8, detection.SmallBackbone((16, 32, 48)), width=16))
+        tiny().take_up(detection.Detector(8, SmallBackbone((16, 32, 48)), width=16))
 
 
 def test_targets_are_what_the_scenes_say(rendered, data):

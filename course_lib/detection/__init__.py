@@ -5,25 +5,10 @@ detector without anchors, and its `training`; `pedestrians`, real photographs to
 """
 
 from course_lib.detection.anchors import BACKGROUND, IGNORED, anchor_grid, decode_boxes, encode_boxes, match_anchors
-from course_lib.detection.boxes import (
-    FORMATS,
-    area,
-    check_boxes,
-    clip,
-    convert,
-    crowd_iou,
-    giou,
-    iou,
-    nms,
-    pairwise,
-    soft_nms,
-)
+from course_lib.detection.boxes import clip, giou, iou, nms, pairwise, soft_nms
 from course_lib.detection.coco import (
-    MAX_DETECTIONS,
     RECALLS,
-    SIZES,
     THRESHOLDS,
-    Evaluation,
     Objects,
     assign,
     average_precision,
@@ -31,20 +16,9 @@ from course_lib.detection.coco import (
     interpolated,
     precision_recall_curve,
 )
-from course_lib.detection.model import (
-    PEDESTRIAN_SIDE,
-    Detector,
-    PerceptualBackbone,
-    Prediction,
-    SmallBackbone,
-    detect,
-    objects,
-    peaks,
-    to_boxes,
-)
-from course_lib.detection.pedestrians import HELD_OUT, Photograph, load_pedestrians, on_canvas
+from course_lib.detection.model import PEDESTRIAN_SIDE, Detector, PerceptualBackbone, detect, objects, peaks
+from course_lib.detection.pedestrians import load_pedestrians, on_canvas
 from course_lib.detection.training import (
-    PADDING,
     DetectionDataset,
     detection_losses,
     detection_step,

@@ -1,7 +1,8 @@
-"""Boxes: their formats, the overlap of two of them (IoU, GIoU), and the suppression of duplicates.
+"""Boxes: the overlap of two of them (IoU, GIoU), and the suppression of duplicates.
 
 Everywhere in the course a box is (x1, y1, x2, y2) in pixels, left, top, right, bottom, with x2 ≥ x1 and y2 ≥ y1; pixel
-(column, row) covers [column, column + 1] × [row, row + 1], so a whole image is (0, 0, W, H).
+(column, row) covers [column, column + 1] × [row, row + 1], so a whole image is (0, 0, W, H). From other formats,
+`torchvision.ops.box_convert` converts.
 
 Boxes in half precision are computed with, and come back, in float32: bfloat16 cannot tell pixel 257 from 258, and
 float16 ends at an area of 65504.
@@ -13,77 +14,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-FORMATS = ("xyxy", "xywh", "cxcywh")
 
-
-def check_boxes(boxes: Tensor, name: str = "boxes") -> Tensor:
+def check_boxes(boxes: Tensor) -> Tensor:
     """The boxes themselves, if they are (..., 4) floating-point, finite, and in the format xyxy as far as one can see.
 
     It looks at the values, so on a GPU it waits; a training step does without.
-
-    Args:
-        boxes: what to check.
-        name: what the messages call them.
 
     Raises:
         TypeError: not a tensor of floating-point numbers.
         ValueError: another shape, NaN or infinity, or corners in the wrong order: most often boxes in another format.
     """
-    _check_shape(boxes, name)
-    if boxes.numel() == 0:
-        return boxes
+    if not isinstance(boxes, Tensor) or not boxes.is_floating_point():
+        given = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
+        raise TypeError(f"boxes must be a floating-point tensor (..., 4), got {given}")
+    if boxes.ndim < 1 or boxes.shape[-1] != 4:
+        raise ValueError(f"boxes must be (..., 4), got {tuple(boxes.shape)}")
     if not boxes.isfinite().all():
-        raise ValueError(f"{name} must be finite; got NaN or infinity")
+        raise ValueError("boxes must be finite; got NaN or infinity")
     wrong = (boxes[..., 2:] < boxes[..., :2]).any(-1)
     if wrong.any():
         example = [round(value, 2) for value in boxes[wrong][0].tolist()]
         raise ValueError(
-            f"{name} must be (x1, y1, x2, y2) with x2 ≥ x1 and y2 ≥ y1; got {example}. "
-            "Are they (x, y, width, height)? Then convert(boxes, 'xywh', 'xyxy') first"
+            f"boxes must be (x1, y1, x2, y2) with x2 ≥ x1 and y2 ≥ y1; got {example}. "
+            "Are they (x, y, width, height)? Then torchvision.ops.box_convert(boxes, 'xywh', 'xyxy') first"
         )
     return boxes
-
-
-def _check_shape(boxes: Tensor, name: str = "boxes") -> None:
-    if not isinstance(boxes, Tensor) or not boxes.is_floating_point():
-        given = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
-        raise TypeError(f"{name} must be a floating-point tensor (..., 4), got {given}")
-    if boxes.ndim < 1 or boxes.shape[-1] != 4:
-        raise ValueError(f"{name} must be (..., 4), got {tuple(boxes.shape)}")
 
 
 def wide(x: Tensor) -> Tensor:
     """The same numbers in float32 or more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def convert(boxes: Tensor, source: str, target: str) -> Tensor:
-    """Boxes (..., 4) in another format; differentiable.
-
-    Args:
-        boxes: in the source format.
-        source, target: `xyxy` (two corners), `xywh` (top left corner and size, as COCO's files), or `cxcywh` (centre
-            and size).
-
-    Raises:
-        TypeError: not floating-point.
-        ValueError: an unknown format, another shape, or what cannot be of the source format: a corner before the
-            other, a negative width or height, NaN.
-    """
-    if source not in FORMATS or target not in FORMATS:
-        raise ValueError(f"formats are {', '.join(FORMATS)}; got {source!r} and {target!r}")
-    if source == "xyxy":
-        x1y1, x2y2 = wide(check_boxes(boxes)).split(2, -1)
-    else:
-        _check_shape(boxes)
-        first, size = wide(boxes).split(2, -1)
-        if not (size >= 0).all():  # written so that NaN fails too
-            raise ValueError(f"boxes in {source} must have widths and heights ≥ 0; got {float(size.min()):.3g}")
-        x1y1 = first if source == "xywh" else first - size / 2
-        x2y2 = x1y1 + size
-    size = x2y2 - x1y1
-    parts = {"xyxy": (x1y1, x2y2), "xywh": (x1y1, size), "cxcywh": (x1y1 + size / 2, size)}
-    return torch.cat(parts[target], -1)
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -214,9 +174,8 @@ def crowd_iou(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
     """
     if crowd.dtype != torch.bool:
         raise TypeError(f"expected crowd as bool; got {crowd.dtype}")
-    a, b = a[:, None], b[None]
-    total, common = area(a) + area(b), intersection(a, b)
-    return _ratio(common, torch.where(crowd, area(a), total - common))
+    area_a, area_b, common = area(a)[:, None], area(b), intersection(a[:, None], b)
+    return _ratio(common, torch.where(crowd, area_a, area_a + area_b - common))
 
 
 BLOCK = 256  # boxes that are decided together; their overlaps fit a processor's cache

@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
     boxes: Tensor
 
 
-def to_boxes(regressed: Tensor, stride: int = STRIDE) -> Tensor:
+def to_boxes(regressed: Tensor) -> Tensor:
     """Boxes (B, 4, h, w) xyxy in pixels of the four numbers a cell regresses, (B, 4, h, w).
 
     They are the offset of the object's centre from the middle of the cell, x and y, in cells, and the logarithms of
@@ -46,8 +46,8 @@ def to_boxes(regressed: Tensor, stride: int = STRIDE) -> Tensor:
     bfloat16 cannot tell neighbouring pixels from 256 on.
     """
     offset, log_size = wide(regressed).split(2, 1)
-    centre = cell_centres(*offset.shape[-2:], stride, offset.device) + stride * offset
-    half = stride * log_size.clamp(max=LARGEST).exp() / 2
+    centre = cell_centres(*offset.shape[-2:], STRIDE, offset.device) + STRIDE * offset
+    half = STRIDE * log_size.clamp(max=LARGEST).exp() / 2
     return torch.cat([centre - half, centre + half], 1)
 
 
@@ -110,21 +110,14 @@ class Detector(FeaturePyramid):
             self.last.bias[:classes] = torch.logit(torch.tensor(RARE))
             self.last.bias[classes:] = 0
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, width, H/4, W/4) for heads to read, of images (B, 3, H, W) in [0, 1].
-
-        Raises:
-            ValueError: another shape, or sides that `divisor` does not divide.
-        """
-        return self.up(self.backbone(self.prepared(images)))
-
     def forward(self, images: Tensor) -> Prediction:
         """What lies where in images (B, 3, H, W) in [0, 1].
 
         Raises:
             ValueError: another shape, or sides that `divisor` does not divide.
         """
-        heatmap, regressed = self.last(self.head(self.features(images))).float().split([self.classes, 4], 1)
+        features = self.up(self.backbone(self.prepared(images)))  # (B, width, H/4, W/4)
+        heatmap, regressed = self.last(self.head(features)).float().split([self.classes, 4], 1)
         return Prediction(heatmap, to_boxes(regressed))
 
 

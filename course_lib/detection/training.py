@@ -80,9 +80,7 @@ def padded(truth: Sequence[Objects]) -> tuple[Tensor, Tensor]:
     return boxes, torch.stack([F.pad(t.labels.long(), (0, most - len(t)), value=PADDING) for t in truth])
 
 
-def targets(
-    boxes: Tensor, labels: Tensor, classes: int, size: tuple[int, int], stride: int = STRIDE
-) -> tuple[Tensor, Tensor, Tensor]:
+def targets(boxes: Tensor, labels: Tensor, classes: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """What the network should say of images with these objects.
 
     Each centre is a bump exp(−dx²/2σx² − dy²/2σy²) on the heatmap of its class, exactly 1 in its own cell; where two
@@ -95,7 +93,6 @@ def targets(
         labels: (B, N) in 0 … K − 1, `PADDING` (−1) where there is no object.
         classes: K.
         size: (H, W) of the images in pixels.
-        stride: pixels a cell.
 
     Returns:
         heatmap (B, K, h, w) in [0, 1]; boxes (B, 4, h, w) xyxy of the object whose bump is highest; and the height
@@ -111,15 +108,15 @@ def targets(
     # A look at labels on a GPU would wait for it; there, scatter_ stops at a label beyond the classes.
     if N and labels.device.type == "cpu" and not (labels.min() >= PADDING and labels.max() < classes):
         raise ValueError(f"expected labels from {PADDING} to {classes - 1}, got {labels.min()} to {labels.max()}")
-    h, w = (side // stride for side in size)
+    h, w = (side // STRIDE for side in size)
     if N == 0:
         return boxes.new_zeros(B, classes, h, w), boxes.new_zeros(B, 4, h, w), boxes.new_zeros(B, h, w)
     centre, extent = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
-    sigma = (SIGMA * extent / stride).clamp(min=NARROWEST)
+    sigma = (SIGMA * extent / STRIDE).clamp(min=NARROWEST)
     # In cells, from the cell that holds the centre, so that the bump is 1 in one cell exactly.
-    column, row = (centre / stride).floor().unbind(-1)
+    column, row = (centre / STRIDE).floor().unbind(-1)
     own = torch.stack([column.clamp(0, w - 1), row.clamp(0, h - 1)], -1)
-    grid = cell_centres(h, w, stride, boxes.device) / stride - 0.5  # (2, h, w): column and row
+    grid = cell_centres(h, w, STRIDE, boxes.device) / STRIDE - 0.5  # (2, h, w): column and row
     distance = (grid - own[..., None, None]) / sigma[..., None, None]
     bumps = torch.exp(-distance.square().sum(2) / 2) * (labels >= 0)[..., None, None]  # (B, N, h, w)
     heatmap = boxes.new_zeros(B, classes, N, h, w)
@@ -129,24 +126,22 @@ def targets(
     return heatmap.amax(2), nearest.mT.unflatten(2, (h, w)), height
 
 
-def focal_loss(logits: Tensor, heatmap: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+def focal_loss(logits: Tensor, heatmap: Tensor) -> Tensor:
     """The penalty-reduced focal loss of a heatmap (Law and Deng 2018; Zhou et al. 2019, equation 1), as a sum.
 
-    With p = σ(logit): −(1 − p)^α log p where the target is 1, and −(1 − y)^β p^α log(1 − p) where it is y < 1. Easy
+    With p = σ(logit): −(1 − p)² log p where the target is 1, and −(1 − y)⁴ p² log(1 − p) where it is y < 1. Easy
     cells, of which there are hundreds for each object, weigh next to nothing, and neighbours of a centre little.
 
     Args:
         logits, heatmap: of one shape; heatmap in [0, 1], exactly 1 at centres.
-        alpha: how much less easy cells weigh.
-        beta: how much less neighbours of a centre weigh.
 
     Returns:
         A scalar; divide it by the number of objects.
     """
     logits = wide(logits)  # the sum of a large map is beyond half precision
     p = logits.sigmoid()
-    positive = (1 - p) ** alpha * F.softplus(-logits)
-    negative = (1 - heatmap) ** beta * p**alpha * F.softplus(logits)
+    positive = (1 - p) ** 2 * F.softplus(-logits)
+    negative = (1 - heatmap) ** 4 * p**2 * F.softplus(logits)
     return torch.where(heatmap == 1, positive, negative).sum()
 
 
