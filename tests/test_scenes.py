@@ -22,7 +22,7 @@ from torchvision.ops import masks_to_boxes
 
 from course_lib import scenes
 from course_lib.scenes.masks import seen
-from course_lib.scenes.world import SHAPES, parts_of
+from course_lib.scenes.world import BACKDROPS, COLOURS, GROUNDS, LIGHTS, SHAPES, SIZES, TEXTURES, parts_of
 
 SKY, HILLS, WATER = (scenes.CLASSES.index(name) for name in ("sky", "hills", "water"))
 FIGURE = scenes.THINGS.index("figure")
@@ -49,7 +49,7 @@ def thing(name: str = "disc", x: float = 0.0, z: float = 4.0, height: float = 1.
 
 
 def stage(*things: scenes.Thing, **changes) -> scenes.Scene:
-    settings = {"ground": "sand", "backdrop": "nothing", "light": "day", "camera": EASEL, "shore": 9.0, "grain": 3}
+    settings = {"ground": "sand", "backdrop": "nothing", "light": "day", "camera": EASEL, "shore": 9.0, "pattern": 3}
     return scenes.Scene(things, **(settings | changes))
 
 
@@ -101,7 +101,7 @@ def slow_backdrop(scene: scenes.Scene) -> tuple[np.ndarray, np.ndarray]:
             name = "water"
         away = 80 - camera.z
         X = (j + 0.5 - size / 2) / f * away + camera.x
-        top = 9 + 3.5 * math.sin(X / 9 + scene.grain) + 2 * math.sin(X / 4.1 + 2 * scene.grain)
+        top = 9 + 3.5 * math.sin(X / 9 + scene.pattern) + 2 * math.sin(X / 4.1 + 2 * scene.pattern)
         if scene.backdrop == "hills" and depth >= away and camera.height - down * away < top:
             name, depth = "hills", away
         classes[i, j], depths[i, j] = scenes.CLASSES.index(name), depth
@@ -166,7 +166,7 @@ def test_semantic_panoptic_and_depth_equal_the_slow_path(world):
         np.testing.assert_array_equal(image.panoptic.numpy(), segments)
         np.testing.assert_allclose(image.depth.numpy(), depths, rtol=1e-5)
         backdrops.add(scene.backdrop)
-    assert backdrops == set(scenes.BACKDROPS)
+    assert backdrops == set(BACKDROPS)
 
 
 def test_labels_agree_with_each_other(world):
@@ -298,11 +298,11 @@ def test_an_image_has_the_caption_of_its_scene(world):
 
 
 def test_every_word_is_read_back():
-    for size, texture, colour, name in itertools.product(scenes.SIZES, scenes.TEXTURES, scenes.COLOURS, scenes.THINGS):
+    for size, texture, colour, name in itertools.product(SIZES, TEXTURES, COLOURS, scenes.THINGS):
         scene = stage(thing(name, size=size, texture=texture, colour=colour))
         mention = scenes.parse(scenes.describe(scene)).objects[0]
         assert (mention.size, mention.texture, mention.colour, mention.name) == (size, texture, colour, name)
-    for ground, backdrop, light in itertools.product(scenes.GROUNDS, scenes.BACKDROPS, scenes.LIGHTS):
+    for ground, backdrop, light in itertools.product(GROUNDS, BACKDROPS, LIGHTS):
         found = scenes.parse(scenes.describe(stage(ground=ground, backdrop=backdrop, light=light)))
         assert found == scenes.Facts((), ground, backdrop, light)
 
@@ -425,16 +425,16 @@ def test_everything_turns_up():
     things = [one for scene in drawn for one in scene.things]
     for attribute, names in (
         ("name", scenes.THINGS),
-        ("size", scenes.SIZES),
-        ("texture", scenes.TEXTURES),
-        ("colour", scenes.COLOURS),
+        ("size", SIZES),
+        ("texture", TEXTURES),
+        ("colour", COLOURS),
     ):
         proportions = [sum(getattr(one, attribute) == name for one in things) / len(things) for name in names]
         assert min(proportions) > 0.6 / len(names), attribute
     for attribute, names in (
-        ("ground", scenes.GROUNDS),
-        ("backdrop", scenes.BACKDROPS),
-        ("light", scenes.LIGHTS),
+        ("ground", GROUNDS),
+        ("backdrop", BACKDROPS),
+        ("light", LIGHTS),
     ):
         assert {getattr(scene, attribute) for scene in drawn} == set(names)
     counts = [sum(len(scene.things) == n for scene in drawn) for n in range(1, 6)]
@@ -483,8 +483,8 @@ def test_more_pixels_show_the_same_scene():
         assert (averaged - small.image).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("colour", scenes.COLOURS)
-@pytest.mark.parametrize("light", scenes.LIGHTS)
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("light", LIGHTS)
 def test_an_objects_colour_is_the_one_of_its_name(colour, light):
     """Of a plain disc's middle, the nearest in hue among all discs under that light; none looks like the ground."""
 
@@ -493,8 +493,8 @@ def test_an_objects_colour_is_the_one_of_its_name(colour, light):
         middle = image.image[:, image.masks[0]].median(1).values
         return (middle - middle.mean()) / middle.norm()
 
-    known = {name: hue(name) for name in scenes.COLOURS}
-    for texture in scenes.TEXTURES[1:]:
+    known = {name: hue(name) for name in COLOURS}
+    for texture in TEXTURES[1:]:
         image = scenes.render(stage(thing("disc", colour=colour, texture=texture, z=3.2), light=light, size=128))
         pixels = image.image[:, image.masks[0]]
         vivid = pixels[:, (pixels.amax(0) - pixels.amin(0)).topk(pixels.shape[1] // 4).indices].mean(1)
@@ -505,7 +505,7 @@ def test_an_objects_colour_is_the_one_of_its_name(colour, light):
 def test_textures_differ():
     """Stripes lie across, so rows are even; dots and checks are not; plain paint is even everywhere."""
     region = {}
-    for texture in scenes.TEXTURES:
+    for texture in TEXTURES:
         image = scenes.render(stage(thing("square", texture=texture, z=3.2, height=1.6), size=128))
         x0, y0, x1, y1 = (int(c) for c in image.boxes[0])
         region[texture] = image.image[:, y0 + 12 : y1 - 12, x0 + 12 : x1 - 12]

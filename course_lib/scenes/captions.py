@@ -47,11 +47,7 @@ def describe(scene: Scene) -> str:
 
 def facts(scene: Scene) -> Facts:
     """What the scene's caption has to say, of the objects that are seen."""
-    return facts_of_seen(without_hidden(scene)[0])
-
-
-def facts_of_seen(scene: Scene) -> Facts:
-    """The same of a scene whose objects are all seen, without a second look at their masks."""
+    scene, *_ = without_hidden(scene)
     across = {thing: scene.camera.project(thing.x, 0, thing.z, 1)[0] for thing in scene.things}
 
     def mention(thing: Thing) -> Mention:
@@ -71,9 +67,6 @@ def say(facts: Facts) -> str:
     listed = " and ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]])) or "nothing"
     setting = f"on {facts.ground}{_BACKDROP_WORDS[facts.backdrop]} {_LIGHT_WORDS[facts.light]}"
     return f"{listed[0].upper()}{listed[1:]}, {setting}."
-
-
-_EXAMPLE = Facts((Mention("large", "striped", "red", "star", "left"),), "sand", "water", "dusk")
 
 
 def _any(words: tuple[str, ...] | list[str]) -> str:
@@ -106,4 +99,4 @@ def parse(caption: str) -> Facts:
         result = Facts(tuple(objects), ground, backdrops[backdrop], lights[light])
         if say(result) == caption:
             return result
-    raise ValueError(f"expected a caption as of describe(), such as {say(_EXAMPLE)!r}; got {caption!r}")
+    raise ValueError(f"expected a caption as of describe(), such as 'Nothing, on sand by day.'; got {caption!r}")

@@ -92,7 +92,10 @@ def to_coco(images: Sequence[Rendering]) -> dict[str, Any]:
     found = [{"image_id": i, **_instance(image, n)} for i, image in numbered for n in range(len(image.labels))]
     return {
         "info": {"description": "Scenes of the toy world"},
-        "images": [_image(i, image) for i, image in numbered],
+        "images": [
+            {"id": i, "width": image.image.shape[2], "height": image.image.shape[1], "file_name": f"{i:06d}.png"}
+            for i, image in numbered
+        ],
         "categories": [_category(index) for index in range(len(CLASSES))],
         "annotations": [{"id": number, **entry} for number, entry in enumerate(found, 1)],
         "captions": [{"id": i, "image_id": i, "caption": image.caption} for i, image in numbered],
@@ -131,11 +134,6 @@ def run_lengths(mask: Tensor) -> Tensor:
     return torch.diff(ends, prepend=ends.new_zeros(1))
 
 
-def _image(image_id: int, image: Rendering) -> dict[str, Any]:
-    _, height, width = image.image.shape
-    return {"id": image_id, "width": width, "height": height, "file_name": f"{image_id:06d}.png"}
-
-
 def _category(index: int) -> dict[str, Any]:
     is_thing = index < len(THINGS)
     entry = {
@@ -155,10 +153,7 @@ def _instance(image: Rendering, n: int) -> dict[str, Any]:
         "bbox": _box(image.masks[n]),
         "area": int(image.masks[n].sum()),
         "iscrowd": 0,
-        "segmentation": {
-            "size": list(image.masks[n].shape),
-            "counts": run_lengths(image.masks[n]).tolist(),
-        },
+        "segmentation": {"size": list(image.masks[n].shape), "counts": run_lengths(image.masks[n]).tolist()},
     }
     if THINGS[int(image.labels[n])] == "figure":
         keypoints = image.keypoints[n]

@@ -63,7 +63,8 @@ def draw_scene(
         raise ValueError(f"expected things of {', '.join(THINGS)}; got {', '.join(unknown) or 'none'}")
 
     dice = _Dice(rng)
-    camera = _draw_camera(dice)
+    # At a person's height, the horizon in the upper half of the image.
+    camera = Camera(focal=dice.between(1.0, 1.25), horizon=dice.between(0.3, 0.42), height=dice.between(1.5, 1.9))
     near = camera.focal * camera.height / (_NEAREST - camera.horizon)
     scene = Scene(
         things=_draw_things(dice, camera, dice.number(least, most), things),
@@ -72,15 +73,10 @@ def draw_scene(
         light=LIGHTS[(0, 0, 1, 2)[dice.number(0, 3)]],  # half of all scenes by day
         camera=camera,
         shore=near * _REACH * dice.between(1.1, 1.6),
-        grain=dice.number(0, 999),
+        pattern=dice.number(0, 999),
         size=size,
     )
     return replace(scene, things=tuple(t for t, part in zip(scene.things, seen(scene), strict=True) if part >= 0.25))
-
-
-def _draw_camera(dice: _Dice) -> Camera:
-    """A camera at a person's height, the horizon in the upper half of the image."""
-    return Camera(focal=dice.between(1.0, 1.25), horizon=dice.between(0.3, 0.42), height=dice.between(1.5, 1.9))
 
 
 def _draw_things(dice: _Dice, camera: Camera, count: int, things: Sequence[str]) -> tuple[Thing, ...]:

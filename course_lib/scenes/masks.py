@@ -11,49 +11,6 @@ from torch import Tensor
 from course_lib.scenes.world import Camera, Part, Points, Scene, Thing, parts_of
 
 
-@dataclass(frozen=True)
-class Outline:
-    """An object in the image, all in pixels, y down.
-
-    Attributes:
-        parts: what it consists of, later ones over earlier ones.
-        origin: the middle of the frame that its texture is attached to.
-        scale: a unit's length in that frame.
-        tilt: its turn, in radians.
-        joints: of a figure, the KEYPOINTS; else empty.
-    """
-
-    parts: tuple[Part, ...]
-    origin: tuple[float, float]
-    scale: float
-    tilt: float
-    joints: Points = ()
-
-
-def outline(thing: Thing, camera: Camera, size: int) -> Outline:
-    """An object as the camera sees it in an image of `size`: turned by its tilt, its lowest point on the ground."""
-    parts, joints = parts_of(thing)
-    c, s = math.cos(thing.tilt), math.sin(thing.tilt)
-    turned = [[(c * x - s * y, s * x + c * y) for x, y in part.points] for part in parts]
-    lowest = min(y - part.radius for part, points in zip(parts, turned, strict=True) for _, y in points)
-    u, v = camera.project(thing.x, 0.0, thing.z, size)
-    scale = thing.height * camera.focal * size / (thing.z - camera.z)
-
-    def pixels(points: list[tuple[float, float]]) -> Points:
-        return tuple((u + scale * x, v - scale * (y - lowest)) for x, y in points)
-
-    return Outline(
-        tuple(
-            Part(pixels(points), scale * part.radius, scale * part.hole, part.tone)
-            for part, points in zip(parts, turned, strict=True)
-        ),
-        (u, v + scale * lowest),
-        scale,
-        thing.tilt,
-        pixels([(c * x - s * y, s * x + c * y) for x, y in joints]),
-    )
-
-
 def signed_distance(parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
     """Distance of points to the union of some parts, negative inside; exact outside, a bound inside.
 
@@ -73,7 +30,7 @@ def signed_distance(parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
         radius, hole = limits.T[..., None, None]
         distance = _to_segments(start, end, x, y)
         found.append(torch.maximum(distance - radius, hole - distance).amin(0))
-    return torch.stack(found).amin(0) if len(found) > 1 else found[0]
+    return torch.stack(found).amin(0)
 
 
 def _to_segments(start: Tensor, end: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -102,37 +59,33 @@ FEWEST_PIXELS = 8  # an object of which fewer are seen is not in the scene
 
 @dataclass(frozen=True)
 class Cutout:
-    """An object and the rectangle of pixels around it, which may extend beyond the image.
+    """An object in the image, all in pixels, y down, and the rectangle around it, which may extend beyond the image.
 
     Attributes:
-        outline: in pixels of the image.
+        parts: what it consists of, later ones over earlier ones.
+        origin: the middle of the frame that its texture is attached to.
+        scale: a unit's length in that frame.
+        joints: of a figure, the KEYPOINTS; else empty.
         left, top: the rectangle's first column and row.
-        distance: (h, w) float64, signed distance of the pixels' centres to the object, in pixels; inside below 0.
+        distance: (h, w) float64, signed distance of the pixels' centres to the object; inside below 0.
     """
 
-    outline: Outline
+    parts: tuple[Part, ...]
+    origin: tuple[float, float]
+    scale: float
+    joints: Points
     left: int
     top: int
     distance: Tensor
 
-    @property
-    def x(self) -> Tensor:
-        """Centres of the rectangle's columns, (w,)."""
-        return centres(self.left, self.distance.shape[1])
-
-    @property
-    def y(self) -> Tensor:
-        """Centres of the rectangle's rows, (h,)."""
-        return centres(self.top, self.distance.shape[0])
-
-    def window(self, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Rows and columns of the part inside an image of `size`: in the image's counting, and the rectangle's."""
+    def inside(self, size: int) -> tuple[tuple[slice, slice], Tensor]:
+        """Of the rectangle's part inside an image of `size`: rows and columns there, and the distance."""
         ranges = []
         for start, length in zip((self.top, self.left), self.distance.shape, strict=True):
             low, high = (min(max(at, 0), size) for at in (start, start + length))
             ranges.append((slice(low, high), slice(low - start, high - start)))
         (rows, own_rows), (columns, own_columns) = ranges
-        return (rows, columns), (own_rows, own_columns)
+        return (rows, columns), self.distance[own_rows, own_columns]
 
 
 def centres(start: int, length: int) -> Tensor:
@@ -142,21 +95,37 @@ def centres(start: int, length: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)  # who draws a scene, looks whether all of it is seen, and renders it next
 def cut_out(thing: Thing, camera: Camera, size: int) -> Cutout:
-    """An object as the camera sees it in an image of `size`, with a margin of one pixel around it."""
-    shape = outline(thing, camera, size)
-    extent = [(*point, part.radius + 1) for part in shape.parts for point in part.points]
+    """An object as the camera sees it in an image of `size`: turned by its tilt, its lowest point on the ground.
+
+    The rectangle leaves a margin of one pixel around it.
+    """
+    parts, joints = parts_of(thing)
+    c, s = math.cos(thing.tilt), math.sin(thing.tilt)
+
+    def turned(points: Points) -> Points:
+        return tuple((c * x - s * y, s * x + c * y) for x, y in points)
+
+    lowest = min(y - part.radius for part in parts for _, y in turned(part.points))
+    u, v = camera.project(thing.x, 0.0, thing.z, size)
+    scale = thing.height * camera.focal * size / (thing.z - camera.z)
+
+    def pixels(points: Points) -> Points:
+        return tuple((u + scale * x, v - scale * (y - lowest)) for x, y in turned(points))
+
+    parts = tuple(Part(pixels(p.points), scale * p.radius, scale * p.hole, p.tone) for p in parts)
+    extent = [(*point, part.radius + 1) for part in parts for point in part.points]
     left, top = (math.floor(min(p[axis] - p[2] for p in extent)) for axis in (0, 1))
     right, bottom = (math.ceil(max(p[axis] + p[2] for p in extent)) for axis in (0, 1))
-    x, y = centres(left, right - left), centres(top, bottom - top)
-    return Cutout(shape, left, top, signed_distance(shape.parts, x, y))
+    distance = signed_distance(parts, centres(left, right - left), centres(top, bottom - top))
+    return Cutout(parts, (u, v + scale * lowest), scale, pixels(joints), left, top, distance)
 
 
 def whole_masks(cutouts: list[Cutout], size: int) -> Tensor:
     """Where each object would be seen if it were alone: (N, size, size) bool, true where a pixel's centre is inside."""
     masks = torch.zeros(len(cutouts), size, size, dtype=torch.bool)
     for mask, cutout in zip(masks, cutouts, strict=True):
-        inside, own = cutout.window(size)
-        mask[inside] = cutout.distance[own] <= 0
+        place, distance = cutout.inside(size)
+        mask[place] = distance <= 0
     return masks
 
 

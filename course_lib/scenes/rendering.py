@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.scenes.captions import facts_of_seen, say
+from course_lib.scenes.captions import describe
 from course_lib.scenes.masks import Cutout, centres, signed_distance, without_hidden
 from course_lib.scenes.world import CLASSES, KEYPOINTS, STUFF, THINGS, Scene, Thing
 
@@ -55,13 +55,13 @@ def _over(image: Tensor, paint: Tensor, alpha: Tensor) -> Tensor:
     return image + (paint - image) * alpha
 
 
-def _scattered(x: Tensor, y: Tensor, grain: int) -> tuple[Tensor, Tensor, Tensor]:
+def _scattered(x: Tensor, y: Tensor, pattern: int) -> tuple[Tensor, Tensor, Tensor]:
     """Marks thrown on the plane, one at a random place in each unit square: offsets to it, and a random number of it.
 
     Random as a hash of the square is, in integers, so that it is the same on every machine.
     """
     i, j = x.floor(), y.floor()
-    h = (i.long() * 73_856_093) ^ (j.long() * 19_349_663) ^ (grain * 83_492_791)
+    h = (i.long() * 73_856_093) ^ (j.long() * 19_349_663) ^ (pattern * 83_492_791)
     h = (h ^ (h >> 13)) * 1_274_126_177
     first, second, third = (((h >> bits) & 1023).float() / 1024 for bits in (12, 22, 32))
     return x - i - 0.25 - 0.5 * first, y - j - 0.25 - 0.5 * second, third
@@ -107,9 +107,9 @@ def _sky(scene: Scene, high: Tensor, low: Tensor, light: Tensor) -> Tensor:
     y = x[:, None]
     image = _over(high, low, (y / scene.camera.horizon).clamp_max(1))
     if scene.light == "night":
-        dx, dy, brightness = _scattered(x / 0.1, y / 0.1, scene.grain)
+        dx, dy, brightness = _scattered(x / 0.1, y / 0.1, scene.pattern)
         return _over(image, PAINTS["cloud"], brightness * (2 - torch.hypot(dx, dy) / 0.06).clamp(0, 1))
-    dx, dy, puff = _scattered(x / 0.45, y / 0.2, scene.grain)
+    dx, dy, puff = _scattered(x / 0.45, y / 0.2, scene.pattern)
     round_, flat = torch.hypot(dx / 0.2, dy / 0.24), torch.hypot(dx.abs() - 0.14, (dy - 0.08) / 0.7) / 0.16
     cloud = (1 - torch.minimum(round_, flat)).mul(5).clamp(0, 1) * (dy < 0.16)
     not_setting = y - 0.2 * dy < 0.7 * scene.camera.horizon  # a cloud half behind the horizon looks like the sun
@@ -119,17 +119,17 @@ def _sky(scene: Scene, high: Tensor, low: Tensor, light: Tensor) -> Tensor:
 def _ground(scene: Scene, X: Tensor, Z: Tensor) -> Tensor:
     X, Z = X.float(), Z.float()
     waves = sum(
-        torch.sin(a * X + b * Z + c * scene.grain) for a, b, c in ((1.3, 0.9, 1), (-0.7, 1.6, 2), (2.9, 2.3, 3))
+        torch.sin(a * X + b * Z + c * scene.pattern) for a, b, c in ((1.3, 0.9, 1), (-0.7, 1.6, 2), (2.9, 2.3, 3))
     )
     cell, width, length, strength = _FLECKS[scene.ground]
-    dx, dz, shade = _scattered(X / cell, Z / cell, scene.grain)
+    dx, dz, shade = _scattered(X / cell, Z / cell, scene.pattern)
     flecks = strength * shade * (1 - torch.hypot(dx / width, dz / length)).mul(2).clamp(0, 1)
     return PAINTS[scene.ground] * (1 + (4 / Z).clamp_max(1) * (0.03 * waves - flecks))
 
 
 def _water(scene: Scene, X: Tensor, Z: Tensor) -> Tensor:
     X, Z = X.float(), Z.float()
-    glint = torch.sin(40 * Z.log() + torch.sin(0.5 * X + scene.grain))
+    glint = torch.sin(40 * Z.log() + torch.sin(0.5 * X + scene.pattern))
     return PAINTS["water"] * (1 + 0.08 * glint)
 
 
@@ -137,7 +137,7 @@ def _hills(scene: Scene, columns: Tensor, away: float) -> Tensor:
     """Row of the hills' top at each column, (W,)."""
     size, camera = scene.size, scene.camera
     X = (columns - size / 2) * away / (camera.focal * size) + camera.x
-    heights = 9 + 3.5 * torch.sin(X / 9 + scene.grain) + 2 * torch.sin(X / 4.1 + 2 * scene.grain)
+    heights = 9 + 3.5 * torch.sin(X / 9 + scene.pattern) + 2 * torch.sin(X / 4.1 + 2 * scene.pattern)
     return camera.horizon * size + camera.focal * size * (camera.height - heights) / away
 
 
@@ -154,26 +154,23 @@ def paint(image: Tensor, scene: Scene, thing: Thing, cutout: Cutout) -> None:
 
     Each of its tones is a layer with a dark contour; lit from above.
     """
-    (rows, columns), own = cutout.window(scene.size)
-    x, y = cutout.x[own[1]], cutout.y[own[0]]
-    parts = cutout.outline.parts
+    (rows, columns), whole = cutout.inside(scene.size)
+    x, y = centres(0, scene.size)[columns], centres(0, scene.size)[rows]
     light = _over(SKIES[scene.light][2], PAINTS["cloud"], 0.5)
-    up = ((cutout.outline.origin[1] - y) / cutout.outline.scale).float()[:, None]
+    up = ((cutout.origin[1] - y) / cutout.scale).float()[:, None]
     region = image[:, rows, columns]
-    for tone in dict.fromkeys(part.tone for part in parts):
-        alone = [part for part in parts if part.tone == tone]
-        distance = cutout.distance[own] if len(alone) == len(parts) else signed_distance(alone, x, y)
-        distance = distance.float()
-        colour = _texture(thing, cutout, x, y) if tone == "main" else _tone(tone, thing)
-        contour = 0 if tone == "ink" else max(0.022 * cutout.outline.scale, 0.6)  # thinner would be lost
+    for tone in dict.fromkeys(part.tone for part in cutout.parts):
+        alone = [part for part in cutout.parts if part.tone == tone]
+        distance = (whole if len(alone) == len(cutout.parts) else signed_distance(alone, x, y)).float()
+        if tone == "main":
+            colour = _texture(thing, cutout, x, y)
+        else:
+            colour = PAINTS[thing.colour] * 0.8 if tone == "sleeve" else PAINTS[tone]
+        contour = 0 if tone == "ink" else max(0.022 * cutout.scale, 0.6)  # thinner would be lost
         rim = (distance + contour + 0.5).clamp(0, 1) * 0.5
         colour = colour * (1 + 0.22 * up) * light
         region = _over(region, colour * (1 - rim), (0.5 - distance).clamp(0, 1))
     image[:, rows, columns] = region.clamp(0, 1)
-
-
-def _tone(tone: str, thing: Thing) -> Tensor:
-    return PAINTS[thing.colour] * 0.8 if tone == "sleeve" else PAINTS[tone]
 
 
 def _texture(thing: Thing, cutout: Cutout, x: Tensor, y: Tensor) -> Tensor:
@@ -181,10 +178,10 @@ def _texture(thing: Thing, cutout: Cutout, x: Tensor, y: Tensor) -> Tensor:
     paint = PAINTS[thing.colour]
     if thing.texture == "plain":
         return paint
-    u, v = ((x - cutout.outline.origin[0]).float(), (y - cutout.outline.origin[1]).float()[:, None])
+    u, v = (x - cutout.origin[0]).float(), (y - cutout.origin[1]).float()[:, None]
     c, s = math.cos(thing.tilt), math.sin(thing.tilt)
     u, v = c * u - s * v, s * u + c * v
-    period = (0.2 if thing.name == "figure" else 0.32) * cutout.outline.scale
+    period = (0.2 if thing.name == "figure" else 0.32) * cutout.scale
     across, along = ((w / period).sub((w / period).round()).abs() * period for w in (u, v))  # to the nearest line
     if thing.texture == "striped":
         inside = period / 4 - along
@@ -250,7 +247,7 @@ def render(scene: Scene) -> Rendering:
         keypoints=_keypoints(cutouts, panoptic, scene.size),
         depth=depth,
         camera=scene.camera.intrinsics(scene.size),
-        caption=say(facts_of_seen(scene)),
+        caption=describe(scene),
     )
 
 
@@ -267,7 +264,7 @@ def tight_boxes(masks: Tensor) -> Tensor:
 def _keypoints(cutouts: list[Cutout], panoptic: Tensor, size: int) -> Tensor:
     keypoints = torch.zeros(len(cutouts), len(KEYPOINTS), 3)
     for n, cutout in enumerate(cutouts):
-        for k, (x, y) in enumerate(cutout.outline.joints):
+        for k, (x, y) in enumerate(cutout.joints):
             if 0 <= x < size and 0 <= y < size:
                 nearest = int(panoptic[int(y), int(x)])
                 hidden = n + 1 < nearest < STUFF_SEGMENTS

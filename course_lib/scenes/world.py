@@ -71,6 +71,12 @@ class Camera:
         return size / 2 + scale * (X - self.x), self.horizon * size + scale * (self.height - Y)
 
 
+def _check_names(*pairs: tuple[str, tuple[str, ...]]) -> None:
+    for name, allowed in pairs:
+        if name not in allowed:
+            raise ValueError(f"expected one of {', '.join(allowed)}; got {name!r}")
+
+
 @dataclass(frozen=True)
 class Thing:
     """An object of the scene.
@@ -96,11 +102,7 @@ class Thing:
     pose: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for value, allowed in zip(
-            (self.name, self.size, self.texture, self.colour), (THINGS, SIZES, TEXTURES, COLOURS), strict=True
-        ):
-            if value not in allowed:
-                raise ValueError(f"expected one of {', '.join(allowed)}; got {value!r}")
+        _check_names((self.name, THINGS), (self.size, SIZES), (self.texture, TEXTURES), (self.colour, COLOURS))
         angles = JOINT_ANGLES if self.name == "figure" else 0
         if len(self.pose) != angles:
             raise ValueError(f"expected a pose of {angles} angles for a {self.name}; got {len(self.pose)}")
@@ -119,7 +121,7 @@ class Scene:
         ground, backdrop, light: of GROUNDS, BACKDROPS and LIGHTS.
         camera: see Camera.
         shore: z where the ground ends and the water begins, in metres, if the backdrop is water.
-        grain: number that decides on the small pattern of ground and sky, 0 … 999.
+        pattern: number that decides on the small pattern of ground and sky, 0 … 999.
         size: height and width of the image, in pixels.
     """
 
@@ -129,13 +131,11 @@ class Scene:
     light: str
     camera: Camera
     shore: float
-    grain: int
+    pattern: int
     size: int = 64
 
     def __post_init__(self) -> None:
-        for value, allowed in ((self.ground, GROUNDS), (self.backdrop, BACKDROPS), (self.light, LIGHTS)):
-            if value not in allowed:
-                raise ValueError(f"expected one of {', '.join(allowed)}; got {value!r}")
+        _check_names((self.ground, GROUNDS), (self.backdrop, BACKDROPS), (self.light, LIGHTS))
         if isinstance(self.size, Integral):  # NumPy's too
             object.__setattr__(self, "size", int(self.size))
         if not isinstance(self.size, int) or not SMALLEST <= self.size <= LARGEST:
@@ -181,11 +181,8 @@ class Part:
 
 
 def _star(outer: float, inner: float) -> Points:
-    angles = [math.pi / 2 + k * math.pi / 5 for k in range(10)]
-    return tuple(
-        ((inner if k % 2 else outer) * math.cos(a), (inner if k % 2 else outer) * math.sin(a))
-        for k, a in enumerate(angles)
-    )
+    corners = [(inner if k % 2 else outer, math.pi / 2 + k * math.pi / 5) for k in range(10)]
+    return tuple((radius * math.cos(angle), radius * math.sin(angle)) for radius, angle in corners)
 
 
 _C = 0.44  # half diagonal of the heart's square, on whose upper sides sit two half discs
