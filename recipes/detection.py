@@ -53,12 +53,12 @@ def scene_data(count: int, seed: int) -> detection.DetectionDataset:
     return detection.DetectionDataset(*zip(*drawn, strict=True))
 
 
+SQUARES = detection.random_squares(detection.PEDESTRIAN_SIDE, zoom=(0.35, 1.0))
+
+
 def vary_photographs(images: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
     """Random squares in random colours; see `detection.random_squares`."""
     return SQUARES(detection.recoloured(images, rng), boxes, labels, rng)
-
-
-SQUARES = detection.random_squares(detection.PEDESTRIAN_SIDE, zoom=(0.35, 1.0))
 
 
 @dataclasses.dataclass
@@ -122,7 +122,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     detector = task.detector.to(run.device, memory_format=torch.channels_last)
     optimiser, schedule = detection.optimiser_and_schedule(detector, run.steps, preset.lr)
     rng = torch.Generator(run.device).manual_seed(run.seed)
-    parts = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": rng}
+    stateful = {"detector": detector, "optimiser": optimiser, "schedule": schedule, "rng": rng}
     step = detection.detection_step(detector, optimiser, rng, task.vary, schedule)
 
     def grid(loop: Loop) -> Tensor:
@@ -132,7 +132,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
         run,
         step,
         task.data,
-        stateful=parts,
+        stateful=stateful,
         averages={"detector": preset.average},
         hooks=[common.draw(run, grid, 500)],
         save_every=100,

@@ -19,19 +19,18 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int = 1) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(out, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
-        )
+        self.body = nn.Sequential(*conv3x3(channels, out, stride), nn.ReLU(inplace=True), *conv3x3(out, out))
         same = channels == out and stride == 1
         self.shortcut = nn.Identity() if same else pointwise(channels, out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) → (B, out, H/stride, W/stride)."""
         return F.relu(self.body(x) + self.shortcut(x))
+
+
+def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Sequential:
+    """A 3×3 convolution with BatchNorm."""
+    return nn.Sequential(nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out))
 
 
 def pointwise(channels: int, out: int, stride: int = 1) -> nn.Sequential:
@@ -54,9 +53,7 @@ class SmallBackbone(nn.Module):
     def __init__(self, widths: Sequence[int] = (32, 64, 64, 96)) -> None:
         super().__init__()
         self.widths = tuple(widths[1:])
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(*conv3x3(3, widths[0], 2), nn.ReLU(inplace=True))
         self.levels = nn.ModuleList(nn.Sequential(Residual(a, b, 2), Residual(b, b)) for a, b in pairwise(widths))
 
     def forward(self, images: Tensor) -> list[Tensor]:

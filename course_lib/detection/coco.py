@@ -128,8 +128,8 @@ def interpolated(precision: Tensor, recall: Tensor) -> Tensor:
         (..., 101) float64; its mean is the average precision.
     """
     recalls = RECALLS.to(recall.device).expand(*recall.shape[:-1], -1).contiguous()
-    envelope = precision.double().flip(-1).cummax(-1).values.flip(-1) if precision.shape[-1] else precision.double()
-    envelope = torch.cat([envelope, torch.zeros_like(recalls[..., :1])], -1)
+    reached = F.pad(precision.double(), (0, 1))  # 0 beyond the last recall
+    envelope = reached.flip(-1).cummax(-1).values.flip(-1)
     return envelope.gather(-1, torch.searchsorted(recall.double().contiguous(), recalls))
 
 

@@ -5,6 +5,7 @@ image's size, and one head that classifies and regresses at once. Then from heat
 what suppression leaves of them. Beside it torchvision's Faster R-CNN, which the profession uses.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from course_lib import scenes
 from course_lib.base import zoo
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG
-from course_lib.base.pyramid import STRIDE, FeaturePyramid, Residual, SmallBackbone
+from course_lib.base.pyramid import STRIDE, FeaturePyramid, Residual, SmallBackbone, conv3x3
 from course_lib.detection.anchors import cell_centres
 from course_lib.detection.boxes import clip, nms, wide
 from course_lib.detection.coco import Objects
@@ -101,14 +102,11 @@ class Detector(FeaturePyramid):
             raise ValueError(f"expected one class or more, got {classes}")
         super().__init__(SmallBackbone() if backbone is None else backbone, width)
         self.classes = classes
-        self.head = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        self.head = nn.Sequential(*conv3x3(width, width), nn.ReLU(inplace=True))
         self.last = nn.Conv2d(width, classes + 4, 1)
         nn.init.normal_(self.last.weight, std=0.01)
-        with torch.no_grad():
-            self.last.bias[:classes] = torch.logit(torch.tensor(RARE))
-            self.last.bias[classes:] = 0
+        nn.init.zeros_(self.last.bias)
+        nn.init.constant_(self.last.bias[:classes], math.log(RARE / (1 - RARE)))
 
     def forward(self, images: Tensor) -> Prediction:
         """What lies where in images (B, 3, H, W) in [0, 1].
