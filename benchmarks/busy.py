@@ -4,7 +4,7 @@
 
 The steps are those of the diffusion lesson: the small U-Net on the 8×8 digits, batches of 128, as many as the lesson
 takes. The busy process multiplies matrices on one thread all the time. Rows: one thread, all threads, and the loop's
-own choice (`runtime.Threads`), which includes the time of its trials. The best of several runs counts, in turn.
+own choice (`runtime.fastest_threads`), which includes the time of its trials. The best of several runs counts, in turn.
 
 Bar: with the loop's choice, the run takes at most 1.6 times as long beside the busy process as alone. Exits with 1
 where it is missed.

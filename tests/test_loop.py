@@ -1009,36 +1009,23 @@ def test_a_process_alone_needs_no_accelerate(monkeypatch):
 # --- the number of threads
 
 
-def two_threads(monkeypatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(loop_module.runtime.Threads, "BLOCK", 0.0)  # one step each is timed
-    torch.set_num_threads(2)
-
-
-def test_the_number_of_threads_is_chosen_once_where_a_run_can_be_resumed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("resumable", [False, True])
+def test_the_number_of_threads_stays_where_a_run_can_be_resumed(resumable, tmp_path, monkeypatch):
     """So that a resumed run goes on with the same sums, whatever the clock says then."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(loop_module.runtime, "BLOCK", 0.0)  # one step each is timed
+    line, seen = Line(), []
+
+    def step(x):
+        seen.append(torch.get_num_threads())
+        time.sleep(0.01 * (seen[-1] == 2))
+        return line.step(x)
+
     before = torch.get_num_threads()
     try:
-        two_threads(monkeypatch)
-        slow_with = [2]  # this number of threads is slow
-
-        def run(at: int) -> list[int]:
-            line, seen = Line(), []
-
-            def step(x):
-                seen.append(torch.get_num_threads())
-                time.sleep(0.01 * (seen[-1] == slow_with[0]))
-                return line.step(x)
-
-            with contextlib.suppress(KeyboardInterrupt):
-                line.loop(step=step, steps=20, resume_from=tmp_path / "s.pt", hooks=[interrupt_at(at)]).run()
-            assert torch.get_num_threads() == 2
-            return seen
-
-        first = run(12)
-        assert first[:8] == [2, 2, 1, 1] * 2 and first[8:] == [1] * 5
-        assert resume.load_state(tmp_path / "s.pt")["threads"] == 1
-        slow_with[0] = 1
-        assert run(99) == [1] * 7
+        torch.set_num_threads(2)
+        line.loop(step=step, steps=14, resume_from=tmp_path / "s.pt" if resumable else None).run()
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+    assert seen == [2] * 14 if resumable else seen == [2, 2, 1, 1] * 2 + [1] * 6

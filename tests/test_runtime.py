@@ -131,13 +131,13 @@ def test_offline_switch(monkeypatch):
 # --- how many threads
 
 
-def run(threads: runtime.Threads, seconds, steps: int) -> list[int]:
+def run(seconds, steps: int, allowed: bool = True) -> list[int]:
     """Steps that would take `seconds(number of threads)` each; the number of threads of every step, and at the end."""
     seen = []
-    with threads:
+    with runtime.fastest_threads(allowed) as step_took:
         for _ in range(steps):
             seen.append(torch.get_num_threads())
-            threads.step_took(seconds(seen[-1]))
+            step_took(seconds(seen[-1]))
     return [*seen, torch.get_num_threads()]
 
 
@@ -153,55 +153,42 @@ def four_threads(monkeypatch):
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("one", "four", "best"), [(0.02, 0.05, 1), (0.04, 0.02, 4), (0.5, 3.0, 1), (2.0, 1.0, 4)])
 def test_the_faster_number_of_threads_is_kept(one, four, best):
-    threads = runtime.Threads()
-    seen = run(threads, lambda n: one if n == 1 else four, 80)
-    assert threads.chosen == best and set(seen[:30]) == {1, 4}
+    seen = run(lambda n: one if n == 1 else four, 80)
+    assert set(seen[:30]) == {1, 4}
     assert set(seen[40:-1]) == {best} and seen[-1] == 4  # what torch had, it has again
 
 
 @pytest.mark.usefixtures("four_threads")
 def test_a_delay_during_the_trial_does_not_decide():
     delays = iter([0, 0, 0.5])  # in the first steps with four threads
-    threads = runtime.Threads()
-    run(threads, lambda n: 0.04 if n == 1 else 0.02 + next(delays, 0), 80)
-    assert threads.chosen == 4
+    assert run(lambda n: 0.04 if n == 1 else 0.02 + next(delays, 0), 80)[-2] == 4
 
 
 @pytest.mark.usefixtures("four_threads")
-@pytest.mark.parametrize(("once", "later"), [(False, 1), (True, 4)])
-def test_the_number_of_threads_is_tried_again_unless_it_must_stay(once, later, monkeypatch):
+def test_the_number_of_threads_is_tried_again(monkeypatch):
     """After 100 steps another process makes four threads slow."""
     monkeypatch.setattr(runtime.time, "perf_counter", itertools.count().__next__)  # a second for every look at it
     done = itertools.count()
-    threads = runtime.Threads(once)
-    seen = run(threads, lambda n: 0.03 if n == 1 else 0.1 if next(done) > 100 else 0.02, 300)
-    assert set(seen[26:38]) == {4} and threads.chosen == later
-    assert seen[-100:].count(later) == 100 if once else seen[-100:].count(later) > 70  # trials go on, too
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_a_number_of_threads_from_a_state_is_taken_up():
-    threads = runtime.Threads(once=True)
-    threads.chosen = 1
-    assert run(threads, lambda n: 1.0 / n, 40) == [1] * 40 + [4]
-    threads.chosen = 16  # of a larger machine
-    assert run(threads, lambda n: 0.01 * n, 40) == [4] * 41
+    seen = run(lambda n: 0.03 if n == 1 else 0.1 if next(done) > 100 else 0.02, 300)
+    assert set(seen[26:38]) == {4}
+    assert seen[-100:].count(1) > 70  # trials go on, too
 
 
 @pytest.mark.usefixtures("four_threads")
 def test_where_the_user_chose_nothing_is_tried(monkeypatch):
+    assert set(run(lambda n: 0.01 * n, 40, allowed=False)) == {4}
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert set(run(runtime.Threads(), lambda n: 0.01 * n, 40)) == {4}
+    assert set(run(lambda n: 0.01 * n, 40)) == {4}
     monkeypatch.delenv("OMP_NUM_THREADS")
     torch.set_num_threads(1)
-    assert set(run(runtime.Threads(), lambda n: 0.01 * n, 40)) == {1}
+    assert set(run(lambda n: 0.01 * n, 40)) == {1}
 
 
 @pytest.mark.usefixtures("four_threads")
 def test_an_error_gives_the_threads_back():
-    with pytest.raises(KeyError), runtime.Threads() as threads:
+    with pytest.raises(KeyError), runtime.fastest_threads() as step_took:
         for _ in range(3):
-            threads.step_took(0.2)
+            step_took(0.2)
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == 4

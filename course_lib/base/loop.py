@@ -88,9 +88,8 @@ class Loop:
     """Calls `step` on shuffled batches of `data`, and looks after all around it.
 
     On a CPU, the steps run with one thread or with all that torch may use, whichever is faster at present; see
-    `runtime.Threads`. The number of threads changes the last bits of sums. So with `resume_from` it is chosen once, at
-    the start, and kept in the state; and where every run must give the same bits, set OMP_NUM_THREADS: then nothing is
-    chosen.
+    `runtime.fastest_threads`. The number of threads changes the last bits of sums. So with `resume_from` nothing is
+    chosen; and where every other run must give the same bits, too, set OMP_NUM_THREADS.
 
     Args:
         step: takes a batch, updates the networks (see `descend`), returns scalar losses by name, for display. It
@@ -172,7 +171,6 @@ class Loop:
         facts |= {"processes": self._processes.num_processes, "device": self.device.type, **resume.describe(stateful)}
         facts |= {f"average of {name}": decay for name, decay in self._averages.items()}
         self._settings = {name: str(fact) for name, fact in facts.items()}  # what a state must agree in
-        self._threads = runtime.Threads(once=self.resume_from is not None)
         self._history, self._mixed = History(), False
         self.done, self.seconds = 0, 0.0
 
@@ -206,11 +204,14 @@ class Loop:
         shown = {"total": self.steps, "initial": self.done, "desc": self.title, "unit": " steps"}
         # None: in a notebook and in a terminal, not in a log file.
         shown["disable"] = None if self._processes.is_main_process else True
+        threads = runtime.fastest_threads(self.device.type == "cpu" and self.resume_from is None)
         began, stop = time.perf_counter() - self.seconds, False
         try:
-            with resume.interruptions() as caught, self._threads, tqdm(**shown) as bar:
+            with resume.interruptions() as caught, threads as step_took, tqdm(**shown) as bar:
                 while self.done < self.steps and not stop:
+                    started = time.perf_counter()
                     self._advance(caught)
+                    step_took(time.perf_counter() - started)
                     due = self.done == self.steps or self.done % self.save_every == 0  # to be saved
                     if self.device.type == "cpu" or self.done % LOOK_EVERY == 0 or due:
                         self._history.fetch()
@@ -233,7 +234,6 @@ class Loop:
 
     def _advance(self, caught: list[int]) -> None:
         """One step: batch, update, moving averages. It waits for a GPU only where the step or the data do."""
-        began = time.perf_counter()
         with torch.autocast(self.device.type, torch.bfloat16) if self._mixed else contextlib.nullcontext():
             losses = self.step(self._batch())
         self._history.add(losses, self.device, interrupted=bool(caught))
@@ -246,8 +246,6 @@ class Loop:
             for copied, buffer in zip(average.buffers(), now.buffers(), strict=True):
                 copied.copy_(buffer)
         self.done += 1
-        if self.device.type == "cpu":
-            self._threads.step_took(time.perf_counter() - began)
 
     def _batch(self) -> Any:
         """This process's slice of the batch, on the device."""
@@ -277,7 +275,8 @@ class Loop:
         randomness = distributed.gather(resume.random_state(self._generators, self.device))
         if self._processes.is_main_process:
             state = {"settings": self._settings, "done": self.done, "seconds": self.seconds, "random": randomness}
-            state |= {"mixed": self._mixed, "threads": self._threads.chosen, "history": self._history.state_dict()}
+            history = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.history.items()}
+            state |= {"mixed": self._mixed, "history": history}
             state["stateful"] = {name: thing.state_dict() for name, thing in self._with_state().items()}
             resume.save_state(self.resume_from, state)
 
@@ -302,10 +301,9 @@ class Loop:
             )
         for name, thing in self._with_state().items():
             thing.load_state_dict(state["stateful"][name])
-        # A precision chosen by a clock may be chosen otherwise today, and so may the number of threads.
-        self._mixed, self._threads.chosen = state["mixed"], state["threads"]
+        self._mixed = state["mixed"]  # a clock may choose otherwise today
         self.done, self.seconds = state["done"], state["seconds"]
-        self._history.load_state_dict(state["history"])
+        self._history = History({name: values.tolist() for name, values in state["history"].items()}, self.done)
         resume.set_random_state(state["random"][self._processes.process_index], self._generators, self.device)
 
     def _go_down(self, caught: list[int]) -> None:
@@ -337,10 +335,10 @@ class History:
     up. `interrupted` travels with the losses: after `fetch`, all processes know alike whether one wants to stop.
     """
 
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
+    def __init__(self, values: Mapping[str, list[float]] | None = None, steps: int = 0) -> None:
+        self.values: dict[str, list[float]] = dict(values or {})
         self.smooth: dict[str, float] = {}
-        self.steps = 0
+        self.steps = steps
         self.interrupted = False
         self._pending: list[tuple[tuple[str, ...], Tensor]] = []
 
@@ -389,14 +387,3 @@ class History:
             for name, values in self.values.items():
                 values.append(losses.get(name, math.nan))
             self.steps += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on."""
-        self.fetch()
-        values = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.values.items()}
-        return {"values": values, "steps": self.steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self.values = {name: values.tolist() for name, values in state["values"].items()}
-        self.steps, self._pending = state["steps"], []

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from course_lib.base.checkpoints import CheckpointError, write_atomically
 
-MAGIC = b"course training state 1\n"  # first in the file; then 32 bytes of SHA-256 of the rest
+MAGIC = b"course training state 2\n"  # first in the file; then 32 bytes of SHA-256 of the rest
 
 
 def save_state(path: str | os.PathLike, state: Mapping[str, object]) -> None:

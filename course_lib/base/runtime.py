@@ -17,13 +17,14 @@ import operator
 import os
 import random
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 T = TypeVar("T")
+BLOCK, AGAIN = 0.1, 8.0  # seconds: of steps timed together, and from one trial of threads to the next
 
 
 def _choice(variable: str, allowed: tuple[str, ...]) -> str:
@@ -100,13 +101,12 @@ def autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
     """
     kind = torch.device(device).type
     precision = _choice("COURSE_PRECISION", ("auto", "float32", "bfloat16"))
-    if precision == "auto":
-        if kind == "cuda":
-            enabled = torch.cuda.get_device_capability(device)[0] >= 8  # Ampere; older cards only emulate bf16
-        else:
-            enabled = kind == "cpu" and bf16_speedup() >= 1.3
-    else:
+    if precision != "auto":
         enabled = precision == "bfloat16"
+    elif kind == "cuda":
+        enabled = torch.cuda.get_device_capability(device)[0] >= 8  # Ampere; older cards only emulate bf16
+    else:
+        enabled = kind == "cpu" and bf16_speedup() >= 1.3
     return torch.autocast(kind, torch.bfloat16) if enabled else contextlib.nullcontext()
 
 
@@ -118,8 +118,13 @@ def no_autocast(device: torch.device | str) -> contextlib.AbstractContextManager
         return contextlib.nullcontext()
 
 
-class Threads:
-    """Short steps on a CPU with one thread or with all, whichever is faster at present: `with Threads() as threads`.
+@contextlib.contextmanager
+def fastest_threads(allowed: bool = True) -> Iterator[Callable[[float], None]]:
+    """Short steps on a CPU with one thread or with all, whichever is faster at present.
+
+        with fastest_threads() as step_took:
+            ...  # after each step:
+            step_took(seconds)  # sets torch's number of threads for the next
 
     Alone, a small network is faster with all threads. Beside another busy process it is faster with one, since threads
     wait for each other in every small operation, and then for a processor, too. So both are tried at the start and
@@ -128,49 +133,36 @@ class Threads:
     threads that it had.
 
     Args:
-        once: try only once, at the start.
-
-    Attributes:
-        chosen: the number of threads, None before the first trial is over. If it is set from outside, nothing is tried.
+        allowed: False tries nothing.
     """
+    most = torch.get_num_threads()
+    trials = _thread_trials(most)
+    try:
+        if allowed and most > 1 and "OMP_NUM_THREADS" not in os.environ:
+            next(trials)
+            yield trials.send
+        else:
+            yield lambda seconds: None
+    finally:
+        torch.set_num_threads(most)
 
-    BLOCK, AGAIN = 0.1, 8.0  # seconds: of steps timed together, and from one trial to the next
 
-    def __init__(self, once: bool = False) -> None:
-        self.once, self.chosen = once, None
-        self._plan: Generator[int, float, None] | None = None
-
-    def __enter__(self) -> "Threads":
-        self._all, self._plan = torch.get_num_threads(), None
-        if self.once and self.chosen:
-            torch.set_num_threads(min(self.chosen, self._all))
-        elif self._all > 1 and "OMP_NUM_THREADS" not in os.environ:
-            self._plan = self._trials()
-            next(self._plan)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        torch.set_num_threads(self._all)
-
-    def step_took(self, seconds: float) -> None:
-        """To be called after each step; sets torch's number of threads for the next."""
-        if self._plan and (n := self._plan.send(seconds)) != torch.get_num_threads():
+def _thread_trials(most: int) -> Generator[None, float, None]:
+    """Sets the number of threads for the next step at each `yield`, and is sent the seconds that it took."""
+    while True:
+        began, mean = time.perf_counter(), {}
+        for n in (most, 1) * 2:  # twice, so that one delay does not decide
             torch.set_num_threads(n)
-
-    def _trials(self) -> Generator[int, float, None]:
-        """Gives the number of threads for the next step, and is sent the seconds that it took."""
-        while True:
-            began, mean = time.perf_counter(), {}
-            for n in (self._all, 1) * 2:  # twice, so that one delay does not decide
-                yield n  # the first step after a change is slower
-                seconds = [(yield n)]
-                while sum(seconds) < self.BLOCK:
-                    seconds.append((yield n))
-                mean[n] = min(mean.get(n, math.inf), sum(seconds) / len(seconds))
-            self.chosen, now = min(mean, key=mean.get), time.perf_counter()
-            until = now + max(self.AGAIN, 20 * (now - began))  # trials of long steps are rare
-            while self.once or time.perf_counter() < until:
-                yield self.chosen
+            yield  # the first step after a change is slower
+            seconds = [(yield)]
+            while sum(seconds) < BLOCK:
+                seconds.append((yield))
+            mean[n] = min(mean.get(n, math.inf), sum(seconds) / len(seconds))
+        torch.set_num_threads(min(mean, key=mean.get))
+        now = time.perf_counter()
+        until = now + max(AGAIN, 20 * (now - began))  # trials of long steps are rare
+        while time.perf_counter() < until:
+            yield
 
 
 def is_large() -> bool:
@@ -195,10 +187,6 @@ def describe(seed: int | None = None) -> str:
 
     where = device()
     precision = "float32" if isinstance(autocast(where), contextlib.nullcontext) else "bfloat16 autocast"
-    parts = [
-        f"device {where} ({precision})",
-        f"size {'gpu' if is_large() else 'laptop'}",
-        f"torch {torch.__version__}",
-        f"torchvision {torchvision.__version__}",
-    ]
-    return " · ".join(parts + ([f"seed {seed}"] if seed is not None else []))
+    versions = f"torch {torch.__version__} · torchvision {torchvision.__version__}"
+    size = "gpu" if is_large() else "laptop"
+    return f"device {where} ({precision}) · size {size} · {versions}" + ("" if seed is None else f" · seed {seed}")
