@@ -313,7 +313,7 @@ def test_load_refuses_a_missing_file_a_folder_and_an_address(tmp_path):
         images.load(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match="folder"):
         images.load(tmp_path)
-    with pytest.raises(ValueError, match=r"datasets\.download"):
+    with pytest.raises(ValueError, match=r"datasets\.fetch"):
         images.load("https://example.org/cat.jpg")
 
 

@@ -14,7 +14,6 @@ import gzip
 import importlib.util
 import io
 import os
-import re
 import shutil
 import struct
 import tempfile
@@ -22,8 +21,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import numpy as np
 import pooch
@@ -59,7 +57,7 @@ class ImageSet(Dataset):
     Images come out as float32 in [0, 1], (C, H, W) for a number and (B, C, H, W) otherwise, labels as int64.
 
     Attributes:
-        name: as `load` knows it, and the split.
+        name: what `load` calls it, and the split.
         images: (N, C, H, W) uint8, as they are stored.
         labels: (N,) int64, indices into `classes`.
         classes: the names of the classes.
@@ -84,12 +82,7 @@ class ImageSet(Dataset):
         return self.images[index].float() / 255, self.labels[index]
 
 
-def names() -> list[str]:
-    """The names that `load` knows."""
-    return sorted(_READERS)
-
-
-def load(name: str, split: str = "train") -> ImageSet:
+def load(name: str, split: str = "train", may_download: bool = True) -> ImageSet:
     """A data set by its name; downloaded where it must be. A damaged file is named in a warning and fetched again.
 
     | name | images | train / test |
@@ -99,35 +92,38 @@ def load(name: str, split: str = "train") -> ImageSet:
     | `fashion_mnist` | clothes, 1×28×28 (Xiao et al. 2017) | 60,000 / 10,000 |
     | `cats` | CIFAR-10's cats, 3×32×32 (Krizhevsky 2009) | 5,000 / 1,000; 103 in `cifar10_cats.npz` |
 
+    Args:
+        name: see above.
+        split: "train" or "test".
+        may_download: False takes only what is at hand.
+
     Raises:
         ValueError: an unknown name or split.
+        FileNotFoundError: the set is not at hand, or damaged, and must not be downloaded.
         OfflineError: the set is neither in `COURSE_DATA` nor in the cache, or damaged there, and there is no
             connection or `COURSE_OFFLINE` forbids one.
         DownloadError: it could not be downloaded.
     """
     if name not in _READERS:
-        raise ValueError(f"expected a data set of {', '.join(names())}; got {name!r}")
+        raise ValueError(f"expected a data set of {', '.join(sorted(_READERS))}; got {name!r}")
     if split not in SPLITS:
         raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
-    return _READERS[name](split)
+    return _READERS[name](split, may_download)
 
 
 def is_available(name: str) -> bool:
-    """Whether `load(name)`, or `load_image(name)`, needs no network: it is built in, or at hand and not damaged.
+    """Whether `load(name)` needs no network, for neither split: the set is built in, or at hand and not damaged.
 
     Raises:
-        ValueError: a name that neither of them knows.
+        ValueError: an unknown name.
     """
-    if name not in _READERS:
-        _find_image(name)
-        return name not in _SHA256 or _is_whole(cache_folder() / f"{name}.jpg", f"sha256:{_SHA256[name]}")
     try:
-        return all(_READERS[name](split, may_download=False) for split in SPLITS)
+        return all(load(name, split, may_download=False) for split in SPLITS)
     except FileNotFoundError:
         return False
 
 
-def _digits(split: str, may_download: bool = True) -> ImageSet:
+def _digits(split: str, may_download: bool) -> ImageSet:
     from sklearn.datasets import load_digits  # an import of a second, for this set alone
     from sklearn.model_selection import train_test_split
 
@@ -139,7 +135,7 @@ def _digits(split: str, may_download: bool = True) -> ImageSet:
     return ImageSet(f"digits {split}", (greys * 255 / 16).round().byte(), labels, tuple("0123456789"))
 
 
-def _mnist(name: str, kind: str, split: str, may_download: bool = True) -> ImageSet:
+def _mnist(name: str, kind: str, split: str, may_download: bool) -> ImageSet:
     """One of torchvision's sets in MNIST's format."""
     import torchvision.datasets
 
@@ -175,7 +171,7 @@ def _fetch_idx(dataset: type[Dataset], path: Path) -> Path:
     raise failed
 
 
-def _cats(split: str, may_download: bool = True) -> ImageSet:
+def _cats(split: str, may_download: bool) -> ImageSet:
     """CIFAR-10's cats: packed, or out of the whole set."""
     own, cache = data_folder(), cache_folder()
     packed = cache / "cifar10_cats.npz"
@@ -292,24 +288,15 @@ _SHA256 = {  # of those that are downloaded
 }
 
 
-def image_names(kind: str | None = None) -> list[str]:
-    """The names that `load_image` knows, sorted: all of them, or one kind, "built-in" or "download".
-
-    Raises:
-        ValueError: another kind.
-    """
-    if kind not in ("built-in", "download", None):
-        raise ValueError(f"expected a kind of built-in, download or None; got {kind!r}")
-    return sorted(name for name in _IMAGES if kind in (None, _kind(name)))
-
-
-def _kind(name: str) -> str:
-    return "download" if name in _SHA256 else "built-in"
+def image_names() -> list[str]:
+    """The names that `load_image` knows, sorted."""
+    return sorted(_IMAGES)
 
 
 def describe_images() -> str:
     """A table to print: each image's name, kind, content and credit."""
-    rows = [(name, _kind(name), *_IMAGES[name]) for name in image_names()]
+    kinds = {name: "download" if name in _SHA256 else "built-in" for name in image_names()}
+    rows = [(name, kind, *_IMAGES[name]) for name, kind in kinds.items()]
     return "\n".join(f"{name:21}{kind:10}{content:34}{credit}" for name, kind, content, credit, _ in rows)
 
 
@@ -321,23 +308,18 @@ def load_image(name: str, size: int | None = None) -> Tensor:
         size: the shorter side of the result in pixels; `None` keeps the image's own.
 
     Raises:
-        ValueError: an unknown name, with the closest ones in the message.
+        ValueError: an unknown name; the message has the closest ones. Or a size that `images.load` refuses.
         DownloadError: the image is neither built in nor cached and could not be fetched.
     """
-    _, _, file = _find_image(name)
+    if name not in _IMAGES:
+        close = difflib.get_close_matches(str(name), _IMAGES) or image_names()
+        raise ValueError(f"no image {name!r}; did you mean {', '.join(close)}? datasets.describe_images() lists all")
+    _, _, file = _IMAGES[name]
     if name in _SHA256:
-        return images.load(download(file, _SHA256[name], f"{name}.jpg"), size)
+        return images.load(fetch(file, cache_folder() / f"{name}.jpg", f"sha256:{_SHA256[name]}"), size)
     package, _, inside = file.partition("/")
     folder = Path(importlib.util.find_spec(package).origin).parent  # found without importing the package
     return images.load(folder / inside, size)
-
-
-def _find_image(name: str) -> tuple[str, str, str]:
-    """The table's entry, or an error with the names that come close."""
-    if name in _IMAGES:
-        return _IMAGES[name]
-    close = difflib.get_close_matches(str(name), _IMAGES) or image_names()
-    raise ValueError(f"no image {name!r}; did you mean {', '.join(close)}? datasets.describe_images() lists all")
 
 
 # --- folders and downloads
@@ -351,26 +333,6 @@ def data_folder() -> Path:
 def cache_folder() -> Path:
     """Where downloads are kept: `COURSE_CACHE`, else the operating system's cache folder."""
     return Path(os.environ.get("COURSE_CACHE") or pooch.os_cache("generative-cv-course")).expanduser()
-
-
-def download(url: str, sha256: str, filename: str | None = None) -> Path:
-    """A file of the cache, fetched where it is missing or damaged.
-
-    Args:
-        url: http or https.
-        sha256: of the file's content, 64 hexadecimal digits.
-        filename: its path inside `cache_folder()`; by default made of the hash and the address.
-
-    Raises:
-        OfflineError: there is no connection, or `COURSE_OFFLINE` forbids one.
-        DownloadError: the server refused, the transfer broke each time, or the content has another hash.
-        ValueError: hash or address is malformed.
-    """
-    sha256 = sha256.lower()
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"expected a SHA-256 of 64 hexadecimal digits, got {sha256!r}")
-    path = cache_folder() / (filename or f"{sha256[:16]}-{PurePosixPath(urlsplit(url).path).name}")
-    return fetch(url, path, f"sha256:{sha256}")
 
 
 def _is_whole(path: Path, known_hash: str) -> bool:

@@ -77,7 +77,7 @@ def _read(source: Source) -> tuple[str, np.ndarray]:
         raise TypeError(f"expected a path, bytes, a NumPy array or a PIL image; got {type(source).__name__}")
     name = os.fspath(source)
     if re.match(r"[a-z]{2,}://", name, re.IGNORECASE):
-        raise ValueError(f"{name} is an address, not a path: fetch it first with datasets.download")
+        raise ValueError(f"{name} is an address, not a path: fetch it first with datasets.fetch")
     if os.path.isdir(name):
         raise ValueError(f"{name} is a folder, expected an image file")
     with open(name, "rb") as stream:
