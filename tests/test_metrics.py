@@ -530,9 +530,9 @@ def test_bad_images_are_refused():
     with pytest.raises(ValueError, match=r"got 'dogs'"):
         metrics.evaluate(images, "dogs")
     extract = metrics.extractor("digits")
-    with pytest.raises(ValueError, match=r"\[0, 1\]; got -.*\(x \+ 1\) / 2"):
+    with pytest.raises(ValueError, match=r"\[0, 1\], without NaN; got values from -.*\(x \+ 1\) / 2"):
         extract(2 * images - 1)
-    with pytest.raises(ValueError, match=r"\[0, 1\]; got nan"):
+    with pytest.raises(ValueError, match=r"\[0, 1\], without NaN; got values from nan"):
         extract(images.log().clamp_min(0) * torch.inf)
     for bad in (images.byte(), images.numpy()):
         with pytest.raises(TypeError, match=r"floating-point.*got (torch.uint8|ndarray)"):

@@ -127,17 +127,18 @@ def load(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, metadata
 
 
-def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps the tensors of a file (`given`) from replacing a module's (`own`), one line each."""
-    found = [f"{name} is missing from the file" for name in own.keys() - given.keys()]
-    found += [f"{name} is not in the module" for name in given.keys() - own.keys()]
-    for name in own.keys() & given.keys():
-        ours, theirs = own[name], given[name]
-        if ours.shape != theirs.shape:
-            found.append(f"{name} has shape {tuple(theirs.shape)} in the file, {tuple(ours.shape)} in the module")
-        elif ours.is_floating_point() != theirs.is_floating_point():
-            found.append(f"{name} is {theirs.dtype} in the file, {ours.dtype} in the module")
-    return sorted(found)
+def differences(there: Mapping[str, str], here: Mapping[str, str], most: int = 4) -> str:
+    """In which facts two descriptions differ, as text; empty if in none. At most `most` are spelt out."""
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    found = [f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')} here" for name in names]
+    rest = [f"and {len(found) - most} more"] if len(found) > most else []
+    return "; ".join(found[:most] + rest)
+
+
+def _describe(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What a file and a module must agree in: shapes, and types but for the precision of floats."""
+    types = {name: "floats" if t.is_floating_point() else str(t.dtype) for name, t in tensors.items()}
+    return {name: f"{types[name]} {tuple(t.shape)}" for name, t in tensors.items()}
 
 
 def restore(module: nn.Module, name_or_path: str | os.PathLike) -> dict[str, str]:
@@ -148,13 +149,10 @@ def restore(module: nn.Module, name_or_path: str | os.PathLike) -> dict[str, str
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is damaged, lacks its history, or does not fit; then the message lists the first
-            differences.
+            differences between the file (there) and the module (here).
     """
     tensors, metadata = load(name_or_path)
-    if found := _differences(module.state_dict(), tensors):
-        rest = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        raise CheckpointError(
-            f"{_path(name_or_path)} does not fit {type(module).__name__}: {'; '.join(found[:5])}{rest}"
-        )
+    if found := differences(_describe(tensors), _describe(module.state_dict())):
+        raise CheckpointError(f"{_path(name_or_path)} does not fit {type(module).__name__}: {found}")
     module.load_state_dict(tensors)
     return metadata

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from course_lib.base import distributed, resume, runtime
-from course_lib.base.checkpoints import CheckpointError
+from course_lib.base.checkpoints import CheckpointError, differences
 
 Step = Callable[[Any], dict[str, Tensor]]
 LOOK_EVERY = 10  # steps between two looks at a GPU's losses: each look waits until the GPU has caught up
@@ -292,7 +292,7 @@ class Loop:
                 distributed.copy_from_main(t for m in self._modules.values() for t in resume.tensors_of(m).values())
                 distributed.use_other_randomness(self._generators.values())
             return
-        found = resume.differences(state.get("settings", {}), self._settings)
+        found = differences(state.get("settings", {}), self._settings)
         if not found and state["done"] > self.steps:
             found = f"{state['done']} steps are done there, {self.steps} asked for here"
         if found:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from course_lib.base import classifier, datasets, features, zoo
-from course_lib.base.images import check_batch
+from course_lib.base.images import check_range
 
 RESAMPLED = 10  # images, or more: of 4, one resample in 64 is four times the same image; of 10, one in 10⁹
 CHUNK = 1000  # rows of an N × N matrix at a time: 10,000 × 10,000 of them would be 800 MB
@@ -410,10 +410,7 @@ def extractor(name: str) -> Callable[[Tensor], Tensor]:
 
     @torch.no_grad()
     def extract(images: Tensor) -> Tensor:
-        check_batch(images)
-        low, high = float(images.min()), float(images.max())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):  # false for NaN too
-            raise ValueError(f"expected images in [0, 1]; got {low:g} … {high:g}; is it (x + 1) / 2 that is missing?")
+        check_range(images)
         network = _network(name, images.device)
         if name != "cats":
             return torch.cat([network.features(part) for part in images.split(100)])

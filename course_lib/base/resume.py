@@ -171,14 +171,6 @@ def describe(stateful: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def differences(there: Mapping[str, str], here: Mapping[str, str], most: int = 4) -> str:
-    """In which facts two descriptions differ, as text; empty if in none. At most `most` are spelt out."""
-    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    found = [f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')} here" for name in names]
-    rest = [f"and {len(found) - most} more"] if len(found) > most else []
-    return "; ".join(found[:most] + rest)
-
-
 @contextlib.contextmanager
 def interruptions() -> Iterator[list[int]]:
     """Inside, SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM are noted in the list instead of obeyed.

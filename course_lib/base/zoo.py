@@ -3,7 +3,7 @@
 `load(name)` is the one way to all of them. A topic registers its networks where it defines them:
 
     zoo.register("dcgan_mnist", partial(Generator, width=48))
-    zoo.register("mask_rcnn", build, url=WEIGHTS.url, licence="BSD-3-Clause")
+    zoo.register("mask_rcnn", build, url=WEIGHTS.url)
 """
 
 import importlib
@@ -25,28 +25,25 @@ class Entry:
 
     Attributes:
         build: gives the module: one that ships, untrained; one of others, with its weights from torch.hub's cache.
-        licence: of the weights.
         url: of the weights of others, as torch.hub knows it; None for a network that ships with the course.
     """
 
     build: Callable[..., nn.Module]
-    licence: str
     url: str | None
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
-def register(name: str, build: Callable[..., nn.Module], *, licence: str = "MIT", url: str | None = None) -> None:
+def register(name: str, build: Callable[..., nn.Module], *, url: str | None = None) -> None:
     """Make a network known.
 
     Args:
         name: for `load`; of a network that ships, also of its file.
-        build: see `Entry`, as for the other two.
-        licence: of the weights.
-        url: of the weights of others.
+        build: see `Entry`.
+        url: of the weights of others, which torchvision publishes under the BSD 3-clause licence.
     """
-    _ENTRIES[name] = Entry(build, licence, url)
+    _ENTRIES[name] = Entry(build, url)
 
 
 def names() -> list[str]:
