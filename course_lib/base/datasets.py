@@ -250,7 +250,6 @@ _GATYS = "https://raw.githubusercontent.com/leongatys/PytorchNeuralStyleTransfer
 _EXAMPLES = "https://raw.githubusercontent.com/pytorch/examples/main/fast_neural_style/images/style-images/"
 _UNSTATED = "scikit-image; no author stated"
 _CC0_TEXTURES = "CC0 Textures, CC0"
-_MIDDLEBURY = "Middlebury 2014 stereo benchmark"
 _STYLES = "PyTorch examples; no licence stated"
 
 # Credits as scikit-image's and scikit-learn's own documentation states them. Only files that lie inside the
@@ -270,8 +269,7 @@ _IMAGES = {  # name: content, credit, file in an installed package or address
     "hubble_deep_field": ("distant galaxies", "NASA, public domain", "skimage/data/hubble_deep_field.jpg"),
     "immunohistochemistry": ("stained tissue", "CMMI, no known restrictions", "skimage/data/ihc.png"),
     "logo": ("scikit-image's logo", _UNSTATED, "skimage/data/logo.png"),
-    "motorcycle_left": ("rectified stereo pair, left", _MIDDLEBURY, "skimage/data/motorcycle_left.png"),
-    "motorcycle_right": ("rectified stereo pair, right", _MIDDLEBURY, "skimage/data/motorcycle_right.png"),
+    "motorcycle_left": ("a motorcycle", "Middlebury 2014 stereo benchmark", "skimage/data/motorcycle_left.png"),
     "page": ("a scanned page, uneven light", _UNSTATED, "skimage/data/page.png"),
     "retina": ("a human retina", "Mikael Häggström, CC0", "skimage/data/retina.jpg"),
     "rocket": ("launch of a Falcon 9", "SpaceX, public domain", "skimage/data/rocket.jpg"),

@@ -32,7 +32,7 @@ class VGG(nn.Module):
     Args:
         widths: output channels of the convolutions, block by block.
         pooling: "max" as in VGG, or "average", which Gatys et al. 2016 found to give smoother images.
-        name: what `repr` and error messages call the network.
+        name: what error messages call the network.
     """
 
     def __init__(self, widths: Sequence[Sequence[int]], pooling: str = "average", name: str = "VGG") -> None:
@@ -76,12 +76,11 @@ class VGG(nn.Module):
         found: dict[str, Tensor] = {}
         # In this memory format convolutions run fastest, on CPU and GPU.
         x = ((image.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        block = "1"
         for key, convolution in self.convolutions.items():
             if len(found) == len(set(wanted)):
                 break
-            if key.split("_")[0] != block:
-                block, x = key.split("_")[0], self.pool(x)
+            if key.endswith("_1") and key != "1_1":  # a new block
+                x = self.pool(x)
             x = torch.relu(convolution(x))
             if f"relu{key}" in wanted:
                 found[f"relu{key}"] = x
@@ -97,10 +96,6 @@ class VGG(nn.Module):
         smallest = 2 ** (max(int(layer[4]) for layer in wanted) - 1)
         if min(image.shape[-2:]) < smallest:
             raise ValueError(f"{max(wanted)} needs an image of {smallest} px or more, got {tuple(image.shape)}")
-
-    def extra_repr(self) -> str:
-        """What `print(network)` says about it."""
-        return f"{self.name}, {sum(p.numel() for p in self.parameters()):,} weights, {self.pooling} pooling"
 
 
 @torch.no_grad()

@@ -154,12 +154,11 @@ class Loop:
         self._generators = {name: s for name, s in stateful.items() if isinstance(s, torch.Generator)}
         self._modules = {name: s for name, s in stateful.items() if isinstance(s, nn.Module)}
         self.device = resume.device_of(self._modules)
-        self._averages = dict(averages or {})
+        self._averages, self.averaged = dict(averages or {}), {}
         for name, decay in self._averages.items():
             if name not in self._modules or not 0 <= decay < 1:
                 raise ValueError(f"averages: {name!r} must be a module in stateful, its decay in [0, 1); got {decay}")
-        copies = {name: copy.deepcopy(self._modules[name]) for name in self._averages}
-        self.averaged = {name: module.eval().requires_grad_(False) for name, module in copies.items()}
+            self.averaged[name] = copy.deepcopy(self._modules[name]).eval().requires_grad_(False)
         for name, thing in self._with_state().items():
             if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
                 raise TypeError(f"stateful: {name!r} needs state_dict and load_state_dict; got {type(thing).__name__}")

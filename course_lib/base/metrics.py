@@ -29,7 +29,7 @@ CATS_LAYERS = ("relu3_1", "relu4_1")
 
 @dataclass(frozen=True)
 class Score:
-    """A number with its sample size `n` (of generated images, or of what else is said) and 95 % interval."""
+    """A number with its sample size `n` (of generated images, unless something else is said) and 95 % interval."""
 
     value: float
     low: float
@@ -165,7 +165,8 @@ def frechet_floor(real: Tensor, n: int, m: int) -> float:
 
     Args:
         real: features (N, D), as many as there are.
-        n, m: how many images would be compared; much more than D, for the first order to do.
+        n: how many images would be compared on one side; much more than D, for the first order to do.
+        m: how many on the other side.
 
     Raises:
         TypeError: no tensor of floats.
@@ -297,9 +298,9 @@ class Memorisation:
         nearest: (N,) int64, which training image comes nearest to each generated one.
         distances: (N,), how near.
         relative: (N,), the same divided by the distance to the second nearest training image: 0 for a copy.
-        ratio: median of `distances` over that of held-out real images: about 1 for fresh images, 0 for copies.
+        ratio: median of `distances` over that of held-out real images: about 1 for new images, 0 for copies.
         copied: proportion of generated images whose `relative` is below that of 95 % of the held-out ones: about
-            0.05 for fresh images, 1 for copies.
+            0.05 for new images, 1 for copies.
     """
 
     nearest: Tensor
@@ -310,11 +311,7 @@ class Memorisation:
 
 
 def memorisation(
-    training: Tensor,
-    held_out: Tensor,
-    fake: Tensor,
-    repeats: int = 100,
-    rng: torch.Generator | None = None,
+    training: Tensor, held_out: Tensor, fake: Tensor, repeats: int = 100, rng: torch.Generator | None = None
 ) -> Memorisation:
     """Do generated images "differ from those that exist", as much as real ones that were not trained on?
 
@@ -343,14 +340,13 @@ def memorisation(
     training, held_out, fake = _checked(1, dtype, **{name: x.flatten(1) for name, x in sets.items()})
     _, reference, reference_relative = _neighbours(training, held_out)
     nearest, distances, relative = _neighbours(training, fake)
-    ratio = bootstrap(_median_ratio, reference, distances, repeats=repeats, rng=rng)
-    return Memorisation(
-        nearest, distances, relative, ratio, proportion(relative < torch.quantile(reference_relative, 0.05))
-    )
 
+    def median_ratio(reference: Tensor, distances: Tensor) -> float:
+        return float(distances.median() / reference.median().clamp_min(1e-12))
 
-def _median_ratio(reference: Tensor, distances: Tensor) -> float:
-    return float(distances.median() / reference.median().clamp_min(1e-12))
+    ratio = bootstrap(median_ratio, reference, distances, repeats=repeats, rng=rng)
+    copied = proportion(relative < torch.quantile(reference_relative, 0.05))
+    return Memorisation(nearest, distances, relative, ratio, copied)
 
 
 def _neighbours(training: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -431,11 +427,7 @@ def _real(name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def evaluate(
-    images: Tensor,
-    name: str,
-    labels: Tensor | None = None,
-    repeats: int = 100,
-    rng: torch.Generator | None = None,
+    images: Tensor, name: str, labels: Tensor | None = None, repeats: int = 100, rng: torch.Generator | None = None
 ) -> dict[str, Score]:
     """All scores of generated images, against the real ones of a data set.
 
