@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
     device = runtime.device()
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -14,6 +14,7 @@ def main(argv=None):
 import argparse
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,14 +147,14 @@ def setup(args: argparse.Namespace, name: str, *, script: str, **chosen: Any) ->
 
 
 def _command(script: str, settings: Mapping[str, Any]) -> str:
-    words = [f"python recipes/{Path(script).name}"]
+    words = ["python", f"recipes/{Path(script).name}"]
     for name, value in settings.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             words += [flag] if value else []
         else:
             words += [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def train(run: Run, step: Step, data: Any, *, settings: Mapping[str, Any] | None = None, **more: Any) -> Loop:

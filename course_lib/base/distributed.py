@@ -68,14 +68,14 @@ def gather(thing: Any) -> list[Any]:
     return gather_object([thing])
 
 
-def use_other_randomness(generators: Iterable[torch.Generator]) -> None:
-    """Seed the generators given, and Python's, NumPy's and torch's own, anew in every process but the first.
+def use_other_randomness(rngs: Iterable[torch.Generator]) -> None:
+    """Seed the rngs given, and Python's, NumPy's and torch's own, anew in every process but the first.
 
     Otherwise all processes would draw the same noise, as if each noise were drawn once.
     """
     if shift := 1_000_003 * processes().process_index:
         from accelerate.utils import set_seed
 
-        for generator in generators:
-            generator.manual_seed(generator.initial_seed() + shift)
+        for rng in rngs:
+            rng.manual_seed(rng.initial_seed() + shift)
         set_seed((torch.initial_seed() + shift) % 2**32)

@@ -66,7 +66,7 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, clip: float | None =
 def every(n: int, action: Callable[["Loop"], None]) -> Callable[["Loop"], None]:
     """A hook that calls `action(loop)` after every n steps, and at the end.
 
-    Random numbers that the action draws from torch's own generators leave the training's as they were, so that a
+    Random numbers that the action draws from torch's own rngs leave the training's as they were, so that a
     run is the same whether someone watches or not.
 
     Raises:
@@ -107,7 +107,7 @@ class Loop:
         hooks: called with the loop after every step, in every process; see `every`.
         resume_from: a file. The state is written there every `save_every` steps, at the end and on interruption, and
             `run` goes on from it. A state of other settings, or of another kind of device, is refused; one of other
-            `steps`, only where something else than modules, optimisers and generators may know them, as a schedule.
+            `steps`, only where something else than modules, optimisers and rngs may know them, such as a schedule.
         save_every: steps between two states.
         title: stands before the progress bar.
         settings: further facts that a state must agree in, such as the weights of a loss; numbers and text.
@@ -151,7 +151,7 @@ class Loop:
             raise ValueError(f"{self._processes.num_processes} processes cannot share a batch of {batch_size} equally")
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.stateful = dict(stateful)
-        self._generators = {name: s for name, s in stateful.items() if isinstance(s, torch.Generator)}
+        self._rngs = {name: s for name, s in stateful.items() if isinstance(s, torch.Generator)}
         self._modules = {name: s for name, s in stateful.items() if isinstance(s, nn.Module)}
         self.device = resume.device_of(self._modules)
         self._averages, self.averaged = dict(averages or {}), {}
@@ -261,9 +261,9 @@ class Loop:
         return moved(self.data[indices[self._processes.process_index * size :][:size]])
 
     def _with_state(self) -> dict[str, Any]:
-        """All whose `state_dict` is kept; generators have none, and other numbers in each process."""
+        """All whose `state_dict` is kept; rngs have none, and other numbers in each process."""
         averaged = {f"average of {name}": module for name, module in self.averaged.items()}
-        return {name: s for name, s in self.stateful.items() if name not in self._generators} | averaged
+        return {name: s for name, s in self.stateful.items() if name not in self._rngs} | averaged
 
     def _save(self) -> None:
         """Write everything that the next step depends on, unless the last update broke it."""
@@ -271,7 +271,7 @@ class Loop:
             raise FloatingPointError(f"after step {self.done} {', '.join(bad[:4])} hold NaN or infinity")
         if self.resume_from is None:
             return
-        randomness = distributed.gather(resume.random_state(self._generators, self.device))
+        randomness = distributed.gather(resume.random_state(self._rngs, self.device))
         if self._processes.is_main_process:
             state = {"settings": self._settings, "done": self.done, "seconds": self.seconds, "random": randomness}
             history = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.history.items()}
@@ -289,7 +289,7 @@ class Loop:
                 mixed = not isinstance(runtime.autocast(self.device), contextlib.nullcontext)
                 self._mixed = distributed.gather(mixed)[0]  # a clock may have decided, and otherwise in each
                 distributed.copy_from_main(t for m in self._modules.values() for t in resume.tensors_of(m).values())
-                distributed.use_other_randomness(self._generators.values())
+                distributed.use_other_randomness(self._rngs.values())
             return
         found = differences(state.get("settings", {}), self._settings)
         if not found and state["done"] > self.steps:
@@ -303,7 +303,7 @@ class Loop:
         self._mixed = state["mixed"]  # a clock may choose otherwise today
         self.done, self.seconds = state["done"], state["seconds"]
         self._history = History({name: values.tolist() for name, values in state["history"].items()}, self.done)
-        resume.set_random_state(state["random"][self._processes.process_index], self._generators, self.device)
+        resume.set_random_state(state["random"][self._processes.process_index], self._rngs, self.device)
 
     def _go_down(self, caught: list[int]) -> None:
         """The interruption goes on, now that the state is safe."""

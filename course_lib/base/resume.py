@@ -86,29 +86,29 @@ def _foreign(thing: object, name: str) -> str:
     return "" if plain else f"{name} is {type(thing).__module__}.{type(thing).__name__}"
 
 
-def random_state(generators: Mapping[str, torch.Generator], device: torch.device) -> dict[str, Any]:
-    """The states of the generators given, and of Python's, NumPy's and torch's own, on the CPU and on `device`."""
+def random_state(rngs: Mapping[str, torch.Generator], device: torch.device) -> dict[str, Any]:
+    """The states of the rngs given, and of Python's, NumPy's and torch's own, on the CPU and on `device`."""
     kind, keys, *rest = np.random.get_state()
     numpy = (kind, keys.tolist(), *rest)  # a state holds no NumPy arrays
-    torchs = {name: generator.get_state() for name, generator in _with_torchs(generators, device).items()}
+    torchs = {name: rng.get_state() for name, rng in _with_torchs(rngs, device).items()}
     return {"python": random.getstate(), "numpy": numpy, "torch": torchs}
 
 
-def set_random_state(state: Mapping[str, Any], generators: Mapping[str, torch.Generator], device: torch.device) -> None:
-    """Set all generators to what `random_state` returned."""
+def set_random_state(state: Mapping[str, Any], rngs: Mapping[str, torch.Generator], device: torch.device) -> None:
+    """Set all rngs to what `random_state` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
-    for name, generator in _with_torchs(generators, device).items():
-        generator.set_state(state["torch"][name])
+    for name, rng in _with_torchs(rngs, device).items():
+        rng.set_state(state["torch"][name])
 
 
-def _with_torchs(generators: Mapping[str, torch.Generator], device: torch.device) -> dict[str, torch.Generator]:
+def _with_torchs(rngs: Mapping[str, torch.Generator], device: torch.device) -> dict[str, torch.Generator]:
     own = {"torch's on the CPU": torch.default_generator}
     if device.type == "cuda":
         own["torch's on the GPU"] = torch.cuda.default_generators[device.index]
     elif device.type == "mps":
         own["torch's on the GPU"] = torch.mps._get_default_mps_generator()
-    return {**generators, **own}
+    return {**rngs, **own}
 
 
 def batch_indices(step: int, n: int, batch_size: int, seed: int) -> Tensor:
