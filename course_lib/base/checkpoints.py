@@ -95,13 +95,6 @@ def save(
     write_atomically(path, safetensors.torch.save(own, metadata))
 
 
-def _path(name_or_path: str | os.PathLike) -> Path:
-    """A bare name is a shipped checkpoint; anything with a folder or a suffix is a path."""
-    path = Path(name_or_path)
-    bare = isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix
-    return folder() / f"{name_or_path}.safetensors" if bare else path
-
-
 def load(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors (on the CPU, in the dtypes they were saved in) and the metadata of a checkpoint.
 
@@ -112,7 +105,9 @@ def load(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
         FileNotFoundError: there is no such file.
         CheckpointError: the file is not safetensors, is cut or changed, or was not written by `save`.
     """
-    path = _path(name_or_path)
+    path = Path(name_or_path)
+    if name_or_path == path.stem:  # neither a folder nor a suffix: a shipped checkpoint
+        path = folder() / f"{name_or_path}.safetensors"
     data = path.read_bytes()
     try:
         tensors = safetensors.torch.load(data)
@@ -153,6 +148,6 @@ def restore(module: nn.Module, name_or_path: str | os.PathLike) -> dict[str, str
     """
     tensors, metadata = load(name_or_path)
     if found := differences(_describe(tensors), _describe(module.state_dict())):
-        raise CheckpointError(f"{_path(name_or_path)} does not fit {type(module).__name__}: {found}")
+        raise CheckpointError(f"{name_or_path} does not fit {type(module).__name__}: {found}")
     module.load_state_dict(tensors)
     return metadata

@@ -166,7 +166,7 @@ class Loop:
                 resume.to_bytes(thing.state_dict(), name)
         facts = {"batch_size": self.batch_size, "samples": len(data), "seed": self.seed, **(settings or {})}
         if not all(isinstance(s, nn.Module | torch.optim.Optimizer | torch.Generator) for s in stateful.values()):
-            facts["steps"] = self.steps  # something may have been told it, as a schedule
+            facts["steps"] = self.steps  # something may have been told it, such as a schedule
         facts |= {"processes": self._processes.num_processes, "device": self.device.type, **resume.describe(stateful)}
         facts |= {f"average of {name}": decay for name, decay in self._averages.items()}
         self._settings = {name: str(fact) for name, fact in facts.items()}  # what a state must agree in
@@ -176,8 +176,7 @@ class Loop:
     @property
     def losses(self) -> dict[str, float]:
         """The losses of the last step by name, the mean over the processes."""
-        self._history.fetch()
-        return {name: values[-1] for name, values in self._history.values.items() if not math.isnan(values[-1])}
+        return {name: values[-1] for name, values in self.history.items() if not math.isnan(values[-1])}
 
     @property
     def history(self) -> dict[str, list[float]]:
