@@ -27,12 +27,5 @@ from course_lib.gan.networks import (
     strided_convolution_2x,
     transposed_convolution_2x,
 )
-from course_lib.gan.ring import (
-    Coverage,
-    PointDiscriminator,
-    PointGenerator,
-    mode_coverage,
-    ring,
-    ring_centres,
-)
-from course_lib.gan.training import adversarial_step, augment, frozen, sample, signed, slerp
+from course_lib.gan.ring import PointDiscriminator, PointGenerator, mode_coverage, ring, ring_centres
+from course_lib.gan.training import adversarial_step, augment, frozen, sample, slerp

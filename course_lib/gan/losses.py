@@ -77,8 +77,7 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None =
     if not len(images):
         raise ValueError(f"R1 needs at least one image; got shape {tuple(images.shape)}")
     with runtime.no_autocast(images.device):  # a squared gradient is too fine for 8 bits
-        x = images.detach().float() if images.dtype in (torch.float16, torch.bfloat16) else images.detach()
-        x.requires_grad_()
+        x = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
         logits = discriminator(x) if labels is None else discriminator(x, labels)
         (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         return gradient.square().flatten(1).sum(1).mean()

@@ -148,8 +148,6 @@ class MaxoutDiscriminator(nn.Module):
         pieces: linear maps from which a unit takes the largest.
     """
 
-    classes = None
-
     def __init__(self, channels: int = 1, size: int = 28, hidden: int = 128, pieces: int = 5) -> None:
         super().__init__()
         self.channels, self.size = channels, size
@@ -324,13 +322,12 @@ def check_classes(labels: Tensor, classes: int, B: int) -> None:
 
 
 def _check_labels(labels: Tensor | None, classes: int | None, B: int) -> None:
-    if classes is None:
-        if labels is not None:
-            raise ValueError("got labels, but this network was made without classes")
-        return
-    if labels is None:
+    if labels is not None and classes is None:
+        raise ValueError("got labels, but this network was made without classes")
+    if labels is None and classes is not None:
         raise ValueError(f"labels are missing: this network was made with classes={classes}")
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (B,):
+    is_right = isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == (B,)
+    if labels is not None and not is_right:
         raise ValueError(f"labels must be a tensor of int64 and shape ({B},); got {_describe(labels)}")
 
 

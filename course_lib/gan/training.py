@@ -25,11 +25,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def signed(images: Tensor) -> Tensor:
-    """Images in [0, 1] in the range of the generators, [-1, 1]."""
-    return 2 * images - 1
-
-
 def adversarial_step(
     generator: nn.Module,
     discriminator: nn.Module,
@@ -39,7 +34,8 @@ def adversarial_step(
     *,
     discriminator_loss: Callable[[Tensor, Tensor], Tensor] = losses.discriminator_loss,
     generator_loss: Callable[[Tensor], Tensor] = losses.generator_loss,
-    r1: float = 0.0,
+    r1: float | Callable[[], float] = 0.0,
+    generate: Callable[[Tensor], Tensor] | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> Step:
     """One step of D and one of G a batch (Goodfellow et al. 2014, algorithm 1 with k = 1).
@@ -55,7 +51,8 @@ def adversarial_step(
         rng: draws z and the augmentation, on its own device; give it to the loop as stateful, so that a run resumes.
         discriminator_loss: of logits of real and of generated images, to be minimised; see `losses`.
         generator_loss: of logits of generated images, to be minimised.
-        r1: γ of the penalty γ/2 E ‖∇D‖² at the real images, 0 for none.
+        r1: γ of the penalty γ/2 E ‖∇D‖² at the real images, 0 for none; or a function that gives it for each step.
+        generate: real images → as many generated ones; None: the generator's, of z ~ N(0, I).
         augment: (images in [-1, 1], rng) → the same, differentiable; real and generated alike go through it, so
             that D cannot tell them by it (Zhao et al. 2020).
 
@@ -68,8 +65,7 @@ def adversarial_step(
     Raises:
         ValueError: a negative r1.
     """
-    r1 = float(r1)
-    if r1 < 0:
+    if not callable(r1) and r1 < 0:
         raise ValueError(f"expected r1 ≥ 0; got {r1}")
     conditional = getattr(generator, "classes", None) is not None
     check_images, check_labels = once(check_range), once(check_classes)
@@ -83,17 +79,21 @@ def adversarial_step(
         if conditional:
             check_labels(labels, generator.classes, len(images))
         given = (labels,) if conditional else ()
-        real = vary(signed(images))
-        z = torch.randn(len(real), generator.z_dim, generator=rng, device=rng.device).to(real)
-        fake = generator(z, *given)
+        real = vary(2 * images - 1)
+        if generate is None:
+            z = torch.randn(len(real), generator.z_dim, generator=rng, device=rng.device).to(real)
+            fake = generator(z, *given)
+        else:
+            fake = generate(real)
 
         on_real = discriminator(real, *given).float()
         on_fake = discriminator(vary(fake.detach()), *given).float()
         named = {"D": discriminator_loss(on_real, on_fake)}
         loss = named["D"]
-        if r1:
+        gamma = float(r1() if callable(r1) else r1)
+        if gamma:
             named["R1"] = losses.r1_penalty(discriminator, real, *given)
-            loss = loss + r1 / 2 * named["R1"]
+            loss = loss + gamma / 2 * named["R1"]
         descend(loss, discriminator_optimiser)
 
         with frozen(discriminator):
@@ -137,7 +137,6 @@ def augment(images: Tensor, rng: torch.Generator, *, shift: float = 0.125) -> Te
         return P[:, None] @ images @ Q[:, None].mT
 
 
-@torch.no_grad()
 def sample(
     generator: nn.Module, z: Tensor | int, labels: Tensor | None = None, rng: torch.Generator | None = None
 ) -> Tensor:

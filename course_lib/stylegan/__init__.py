@@ -6,9 +6,8 @@ convolution with demodulation in the place of AdaIN, images summed up over the r
 path length regularisation, and the blur filters around resampling, whose work bilinear interpolation does here.
 """
 
-from course_lib.stylegan.layers import EqualisedConv, EqualisedLinear, StyledConv, ToImage, modulated_conv2d
+from course_lib.stylegan.layers import EqualisedConv, EqualisedLinear, modulated_conv2d
 from course_lib.stylegan.networks import (
-    Mapping,
     StyleDiscriminator,
     StyleGenerator,
     halve,

@@ -1,6 +1,5 @@
 """The generator, in its two halves z → w and w → image, and the discriminator."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -65,9 +64,8 @@ class Mapping(nn.Module):
 
     def __init__(self, z_dim: int, w_dim: int, depth: int = 4, lr: float = 0.1) -> None:
         super().__init__()
-        sizes = [z_dim] + [w_dim] * depth
-        pairs = itertools.pairwise(sizes)
-        self.layers = nn.ModuleList(EqualisedLinear(n, m, lr, gain=math.sqrt(2)) for n, m in pairs)
+        inputs = [z_dim] + [w_dim] * (depth - 1)
+        self.layers = nn.ModuleList(EqualisedLinear(n, w_dim, lr, gain=math.sqrt(2)) for n in inputs)
         self.register_buffer("w_mean", torch.zeros(w_dim))
         self.z_dim = z_dim
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from course_lib.base import sampling
-from course_lib.base.images import check_range, once
-from course_lib.base.loop import Step, descend
-from course_lib.gan import discriminator_loss, frozen, generator_loss, r1_penalty, signed
+from course_lib.base.loop import Step
+from course_lib.gan import adversarial_step
 from course_lib.stylegan.networks import StyleDiscriminator, StyleGenerator
 
 
@@ -49,36 +48,24 @@ def stylegan_step(
     r1, lazy, mixing = float(r1), operator.index(lazy), float(mixing)
     if r1 < 0 or lazy < 1 or not 0 <= mixing <= 1:
         raise ValueError(f"expected r1 ≥ 0, lazy ≥ 1 and mixing in [0, 1]; got {r1}, {lazy} and {mixing}")
-    check_images = once(check_range)
 
-    def draw(B: int, like: Tensor) -> Tensor:
-        z = torch.randn(2 * B, generator.z_dim, generator=rng, device=rng.device).to(like)
+    def lazy_r1() -> float:
+        is_due = discriminator.steps % lazy == 0
+        discriminator.steps += 1
+        return lazy * r1 if is_due else 0.0
+
+    def generate(real: Tensor) -> Tensor:
+        B = len(real)
+        z = torch.randn(2 * B, generator.z_dim, generator=rng, device=rng.device).to(real)
         ws = generator.styles(z)
         generator.mapping.track(ws[:, 0])
         crossover = torch.randint(1, generator.layers, (B,), generator=rng, device=rng.device)
         is_mixed = torch.rand(B, generator=rng, device=rng.device) < mixing
-        return _mix(ws[:B], ws[B:], torch.where(is_mixed, crossover, generator.layers))
+        ws = mix(ws[:B], ws[B:], torch.where(is_mixed, crossover, generator.layers))
+        return generator.synthesis(ws, generator.noise(B, rng))
 
-    def step(batch: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        images = batch[0] if isinstance(batch, tuple | list) else batch
-        check_images(images)
-        real = signed(images)
-        fake = generator.synthesis(draw(len(real), real), generator.noise(len(real), rng))
-        on_real, on_fake = discriminator(real).float(), discriminator(fake.detach()).float()
-        named = {"D": discriminator_loss(on_real, on_fake)}
-        loss = named["D"]
-        if r1 and discriminator.steps % lazy == 0:
-            named["R1"] = r1_penalty(discriminator, real)
-            loss = loss + lazy * r1 / 2 * named["R1"]
-        descend(loss, discriminator_optimiser)
-        discriminator.steps += 1
-        with frozen(discriminator):
-            named["G"] = generator_loss(discriminator(fake).float())
-            descend(named["G"], generator_optimiser)
-        named["D(x)"], named["D(G(z))"] = on_real.sigmoid().mean(), on_fake.sigmoid().mean()
-        return {name: value.detach() for name, value in named.items()}
-
-    return step
+    optimisers = generator_optimiser, discriminator_optimiser
+    return adversarial_step(generator, discriminator, *optimisers, rng, r1=lazy_r1, generate=generate)
 
 
 def sample(
@@ -113,25 +100,21 @@ def mix(ws_coarse: Tensor, ws_fine: Tensor, crossover: int | Tensor) -> Tensor:
     Args:
         ws_coarse: styles (B, layers, w_dim).
         ws_fine: styles of the same shape.
-        crossover: from 0 to layers, for all images, or (B,) of them.
+        crossover: from 0 to layers, for all images, or int64 (B,), whose values are not looked at: in training a GPU
+            would wait.
 
     Returns:
         (B, layers, w_dim).
 
     Raises:
-        ValueError: shapes that differ, or a crossover outside of 0 … layers.
+        ValueError: shapes that differ, or one crossover for all outside of 0 … layers.
     """
     if ws_coarse.shape != ws_fine.shape or ws_coarse.ndim != 3:
         given = f"{tuple(ws_coarse.shape)} and {tuple(ws_fine.shape)}"
         raise ValueError(f"expected two styles (B, layers, w_dim), got {given}")
-    layers, crossover = ws_coarse.shape[1], torch.as_tensor(crossover)
-    if ((crossover < 0) | (crossover > layers)).any():
-        raise ValueError(f"expected a crossover of 0 … {layers}, got {crossover.tolist()}")
-    return _mix(ws_coarse, ws_fine, crossover)
-
-
-def _mix(ws_coarse: Tensor, ws_fine: Tensor, crossover: Tensor) -> Tensor:
-    """`mix` without a look at the crossovers, for which a GPU would wait."""
-    layers = torch.arange(ws_coarse.shape[1], device=ws_coarse.device)
-    is_coarse = layers < crossover.to(ws_coarse.device).expand(len(ws_coarse))[:, None]
+    B, layers, _ = ws_coarse.shape
+    if not isinstance(crossover, Tensor) and not 0 <= crossover <= layers:
+        raise ValueError(f"expected a crossover of 0 … {layers}, got {crossover}")
+    crossover = torch.as_tensor(crossover, device=ws_coarse.device).expand(B)
+    is_coarse = torch.arange(layers, device=ws_coarse.device) < crossover[:, None]
     return torch.where(is_coarse[:, :, None], ws_coarse, ws_fine)
