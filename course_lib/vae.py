@@ -118,8 +118,7 @@ class VAE(nn.Module):
         if images.shape[1:] != self.shape or len(images) == 0 or not images.is_floating_point():
             given = f"{images.dtype} of {tuple(images.shape)}"
             raise ValueError(f"expected images, floats (B, {', '.join(map(str, self.shape))}); got {given}")
-        mu, log_var = self.encoder(images.to(self.encoder[1].weight.dtype)).chunk(2, 1)
-        return mu, log_var
+        return self.encoder(images.to(self.encoder[1].weight.dtype)).chunk(2, 1)
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits (..., C, H, W) of the pixels, of z (..., z_dim); their sigmoid is the mean image.

@@ -12,13 +12,13 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "x0", "v", "mu"]
-PREDICTION_TYPES = ("epsilon", "x0", "v", "mu")
+PREDICTION_TYPES = get_args(PredictionType)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +76,11 @@ class Schedule:
             ValueError: a time out of range (on a GPU, torch's own error), or another number of times.
             TypeError: times that are not whole, or `like` that is no float.
         """
-        index = self._index(t, like, low)
-        tables = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
-        a, b = (_shaped(table.to(index.device, _precision(like))[index], like) for table in tables)
-        return a, b
+        ratio = self._alpha_bar_at(t, like, low)
+        return _shaped(ratio.sqrt(), like), _shaped((1 - ratio).sqrt(), like)
 
-    def _index(self, t: Tensor | int, like: Tensor, low: int) -> Tensor:
-        """The times as indices: int64 (B,), or (1,) for one time; the errors are those of `at`."""
+    def _alpha_bar_at(self, t: Tensor | int, like: Tensor, low: int) -> Tensor:
+        """ᾱ_t (B,) float64 on the device of t, or (1,) for one time; the errors are those of `at`."""
         if not like.is_floating_point():
             raise TypeError(f"expected data of floats, got {like.dtype}")
         if not isinstance(t, Tensor):
@@ -93,7 +91,7 @@ class Schedule:
             raise ValueError(f"expected {len(like)} times, one for each image; got {tuple(t.shape)}")
         if t.device.type == "cpu" and t.numel() and (t.min() < low or t.max() > self.T):  # a GPU would have to wait
             raise ValueError(f"expected times {low} … {self.T}, got {int(t.min())} … {int(t.max())}")
-        return t.long()
+        return self.alpha_bar.to(t.device)[t.long()]
 
     def times(self, calls: int) -> list[int]:
         """T = t_1 > t_2 > … > 0: times for a sampler of `calls` steps, spaced evenly; `calls` = T gives all.
@@ -123,18 +121,13 @@ class Schedule:
         return 0.5 * (left * x.square() - left - math.log1p(-left)).sum(1)
 
 
-def _precision(like: Tensor) -> torch.dtype:
-    """What to compute in: the dtype of `like`, but float32 for bfloat16 and float16."""
-    return torch.promote_types(like.dtype, torch.float32)
-
-
 def _shaped(values: Tensor, like: Tensor) -> Tensor:
-    """Coefficients (B,) or (1,) with the device and the dimensions of `like`.
+    """Coefficients (B,) or (1,) with the device and the dimensions of `like`, in its dtype or float32 for a half one.
 
     Also a single one gets all dimensions: torch rounds a scalar () to the dtype of what it is multiplied with.
     """
-    shape = [-1, *[1] * like.ndim][: like.ndim]
-    return values.to(like.device, _precision(like)).view(shape)
+    values = values.to(like.device, torch.promote_types(like.dtype, torch.float32))
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def linear(T: int = 1000) -> Schedule:
@@ -243,7 +236,7 @@ def posterior_coefficients(t: Tensor | int, s: Tensor | int, schedule: Schedule,
         TypeError: times that are not whole, or `like` that is no float.
     """
     # In float64 to the end: 1 − ᾱ_t/ᾱ_s is the difference of numbers that are nearly equal.
-    now, then = (schedule.alpha_bar[schedule._index(time, like, low).cpu()] for time, low in ((t, 1), (s, 0)))
+    now, then = schedule._alpha_bar_at(t, like, 1).cpu(), schedule._alpha_bar_at(s, like, 0).cpu()
     beta = 1 - now / then
     if not (beta > 0).all():
         raise ValueError(f"expected s < t, got {s} and {t}")
@@ -342,7 +335,6 @@ def to_epsilon(
         ValueError: another prediction_type, or times out of range.
         TypeError: x that is no float, times that are not whole.
     """
-    check_prediction_type(prediction_type)
     a, b = schedule.at(t, x, low=1)
     if prediction_type == "epsilon":
         return prediction

@@ -275,7 +275,6 @@ def _estimate(
     return x0, (x - a * x0) / b
 
 
-Sampler = Callable[..., Iterator[State]]
 BATCH = 250
 
 
@@ -284,7 +283,7 @@ def sample(
     x: Tensor | int,
     condition: Tensor | None = None,
     *,
-    sampler: Sampler = dpm_solver,
+    sampler: Callable[..., Iterator[State]] = dpm_solver,
     steps: int = 20,
     guidance_scale: float = 1.0,
     rng: torch.Generator | None = None,
