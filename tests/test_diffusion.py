@@ -16,7 +16,8 @@ from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from course_lib import diffusion
-from course_lib.diffusion import PREDICTION_TYPES, Schedule
+from course_lib.diffusion import Schedule
+from course_lib.diffusion.process import PREDICTION_TYPES, posterior_coefficients
 
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SCHEDULES = {
@@ -84,7 +85,7 @@ def test_small_noise_keeps_its_digits():
     schedule = diffusion.from_betas(torch.tensor([1e-10, 0.5], dtype=torch.float64))
     _, s = schedule.at(1, torch.zeros(1))
     assert s.dtype == torch.float32 and float(s) == pytest.approx(1e-5, rel=1e-6)
-    _, _, tilde, beta = diffusion.posterior_coefficients(2, 1, schedule, torch.zeros(1))
+    _, _, tilde, beta = posterior_coefficients(2, 1, schedule, torch.zeros(1))
     assert float(tilde) == pytest.approx(1e-10, rel=1e-5) and float(beta) == 0.5
 
 
@@ -177,9 +178,9 @@ def test_times_out_of_range_are_refused():
     with pytest.raises(ValueError, match="expected times 1 … 100, got 0"):
         diffusion.q_step(x, 0, x, schedule)
     with pytest.raises(ValueError, match="expected s < t, got 5 and 5"):
-        diffusion.posterior_coefficients(5, 5, schedule, x)
+        posterior_coefficients(5, 5, schedule, x)
     with pytest.raises(ValueError, match="expected s < t"):
-        diffusion.posterior_coefficients(torch.tensor([5, 6]), torch.tensor([4, 7]), schedule, x)
+        posterior_coefficients(torch.tensor([5, 6]), torch.tensor([4, 7]), schedule, x)
 
 
 # The forward process
@@ -318,7 +319,7 @@ def test_posterior_across_several_steps_on_a_grid(t, s):
     likelihood = Normal(gain.sqrt() * grid, (1 - gain).sqrt()).log_prob(torch.tensor(x))
     p = (Normal(ratio[s].sqrt() * x0, (1 - ratio[s]).sqrt()).log_prob(grid) + likelihood).softmax(0)
     mean = (p * grid).sum()
-    c_0, c_t, tilde, beta = (c.squeeze() for c in diffusion.posterior_coefficients(t, s, schedule, grid))
+    c_0, c_t, tilde, beta = (c.squeeze() for c in posterior_coefficients(t, s, schedule, grid))
     torch.testing.assert_close(c_0 * x0 + c_t * x, mean)
     torch.testing.assert_close(tilde, (p * (grid - mean).square()).sum())
     torch.testing.assert_close(beta, 1 - gain)
@@ -351,7 +352,7 @@ def test_conversions_are_each_others_inverses(prediction_type, shape, dtype, nam
     t = int(t[0]) if whole else t
     x = diffusion.q_sample(x0, t, noise, schedule)
     a, s = schedule.at(t, x)
-    c_0 = diffusion.posterior_coefficients(t, t - 1, schedule, x)[0]
+    c_0 = posterior_coefficients(t, t - 1, schedule, x)[0]
     # What rounding grows to where an image, noise, or a difference of means is nearly all lost.
     tolerance = float(64 * torch.finfo(dtype).eps / (torch.minimum(a, c_0) * s).min())
 

@@ -58,7 +58,7 @@ def test_times_repeat_with_the_generator():
 # The simple loss
 
 
-@pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
+@pytest.mark.parametrize("prediction_type", diffusion.process.PREDICTION_TYPES)
 def test_simple_loss_by_hand(prediction_type):
     schedule = diffusion.cosine(50)
     x0, noise, t = normal(3, 2, 4, 4), normal(3, 2, 4, 4, seed=1), torch.tensor([1, 20, 50])

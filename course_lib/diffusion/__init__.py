@@ -8,7 +8,6 @@ denoiser is known, and points in the plane).
 from course_lib.diffusion.denoiser import Denoiser, guided
 from course_lib.diffusion.losses import diffusion_step, draw_times, simple_loss, weight
 from course_lib.diffusion.process import (
-    PREDICTION_TYPES,
     Schedule,
     cosine,
     from_betas,
@@ -16,7 +15,6 @@ from course_lib.diffusion.process import (
     linear,
     mu_from_epsilon,
     posterior,
-    posterior_coefficients,
     q_sample,
     q_step,
     target,

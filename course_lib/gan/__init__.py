@@ -5,12 +5,10 @@ world in the plane, where mode collapse can be seen and counted.
 """
 
 from course_lib.gan.losses import (
-    EQUILIBRIUM,
     best_value,
     discriminator_loss,
     generator_loss,
     hinge_discriminator_loss,
-    hinge_generator_loss,
     jensen_shannon,
     optimal_discriminator,
     r1_penalty,
@@ -21,11 +19,8 @@ from course_lib.gan.networks import (
     Downsampling,
     FullyConnectedGenerator,
     Generator,
-    Maxout,
     MaxoutDiscriminator,
     Upsampling,
-    strided_convolution_2x,
-    transposed_convolution_2x,
 )
 from course_lib.gan.ring import PointDiscriminator, PointGenerator, mode_coverage, ring, ring_centres
 from course_lib.gan.training import adversarial_step, augment, frozen, sample, slerp

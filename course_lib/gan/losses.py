@@ -45,13 +45,11 @@ def saturating_generator_loss(fake: Tensor) -> Tensor:
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """E max(0, 1 − l(X)) + E max(0, 1 + l(G(Z))) (Lim and Ye 2017; Miyato et al. 2018, equation 16)."""
+    """E max(0, 1 − l(X)) + E max(0, 1 + l(G(Z))) (Lim and Ye 2017; Miyato et al. 2018, equation 16).
+
+    The generator then lowers −E l(G(Z)).
+    """
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-
-
-def hinge_generator_loss(fake: Tensor) -> Tensor:
-    """−E l(G(Z)), the generator's side of the hinge loss."""
-    return -fake.mean()
 
 
 def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -70,12 +68,10 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None =
         A scalar ≥ 0 that can be differentiated by the discriminator's weights.
 
     Raises:
-        ValueError: the discriminator has batch normalisation in training mode, or there are no images.
+        ValueError: the discriminator has batch normalisation in training mode, or refuses the images.
     """
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in discriminator.modules()):
         raise ValueError("R1 needs a discriminator without batch normalisation")
-    if not len(images):
-        raise ValueError(f"R1 needs at least one image; got shape {tuple(images.shape)}")
     with runtime.no_autocast(images.device):  # a squared gradient is too fine for 8 bits
         x = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
         logits = discriminator(x) if labels is None else discriminator(x, labels)

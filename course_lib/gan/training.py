@@ -32,8 +32,6 @@ def adversarial_step(
     discriminator_optimiser: torch.optim.Optimizer,
     rng: torch.Generator,
     *,
-    discriminator_loss: Callable[[Tensor, Tensor], Tensor] = losses.discriminator_loss,
-    generator_loss: Callable[[Tensor], Tensor] = losses.generator_loss,
     r1: float | Callable[[], float] = 0.0,
     generate: Callable[[Tensor], Tensor] | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
@@ -49,8 +47,6 @@ def adversarial_step(
         generator_optimiser: of the generator's weights.
         discriminator_optimiser: of the discriminator's weights.
         rng: draws z and the augmentation, on its own device; give it to the loop as stateful, so that a run resumes.
-        discriminator_loss: of logits of real and of generated images, to be minimised; see `losses`.
-        generator_loss: of logits of generated images, to be minimised.
         r1: γ of the penalty γ/2 E ‖∇D‖² at the real images, 0 for none; or a function that gives it for each step.
         generate: real images → as many generated ones; None: the generator's, of z ~ N(0, I).
         augment: (images in [-1, 1], rng) → the same, differentiable; real and generated alike go through it, so
@@ -88,7 +84,7 @@ def adversarial_step(
 
         on_real = discriminator(real, *given).float()
         on_fake = discriminator(vary(fake.detach()), *given).float()
-        named = {"D": discriminator_loss(on_real, on_fake)}
+        named = {"D": losses.discriminator_loss(on_real, on_fake)}
         loss = named["D"]
         gamma = float(r1() if callable(r1) else r1)
         if gamma:
@@ -97,7 +93,7 @@ def adversarial_step(
         descend(loss, discriminator_optimiser)
 
         with frozen(discriminator):
-            named["G"] = generator_loss(discriminator(vary(fake), *given).float())
+            named["G"] = losses.generator_loss(discriminator(vary(fake), *given).float())
             descend(named["G"], generator_optimiser)
         named["D(x)"], named["D(G(z))"] = on_real.sigmoid().mean(), on_fake.sigmoid().mean()
         return {name: tensor.detach() for name, tensor in named.items()}

@@ -1,6 +1,5 @@
 """Alternating training with lazy R1 and style mixing, as a step for the loop of the course; sampling; mixing."""
 
-import operator
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +44,6 @@ def stylegan_step(
     Raises:
         ValueError: a negative r1, lazy below 1, mixing outside [0, 1].
     """
-    r1, lazy, mixing = float(r1), operator.index(lazy), float(mixing)
     if r1 < 0 or lazy < 1 or not 0 <= mixing <= 1:
         raise ValueError(f"expected r1 ≥ 0, lazy ≥ 1 and mixing in [0, 1]; got {r1}, {lazy} and {mixing}")
 
