@@ -268,10 +268,7 @@ class LinearGaussian(nn.Module):
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x) (B,) of x (B, d), exactly, in nats."""
         covariance = self.W @ self.W.T + self.s**2 * torch.eye(len(self.b)).to(self.W)
-        L = torch.linalg.cholesky(covariance)
-        whitened = torch.linalg.solve_triangular(L, (x - self.b).T, upper=False)
-        log_det = 2 * L.diagonal().log().sum()
-        return -0.5 * (len(self.b) * math.log(2 * math.pi) + log_det + whitened.square().sum(0))
+        return torch.distributions.MultivariateNormal(self.b, covariance).log_prob(x)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mean (B, z_dim) and the covariance (z_dim, z_dim), the same for every x, of p(z|x)."""

@@ -212,24 +212,23 @@ def test_densities_are_numbers_and_not_negative(bad):
 
 
 @drawn
-@given(
-    B=st.integers(1, 3), inputs=st.integers(1, 5), outputs=st.integers(1, 5), H=st.integers(1, 6), W=st.integers(1, 6)
-)
-def test_sub_pixel_forms_equal_torchs_strided_layers(B, inputs, outputs, H, W):
+@given(B=st.integers(1, 3), thin=st.integers(1, 4), other=small, H=st.integers(1, 6), W=st.integers(1, 6), bias=...)
+def test_sub_pixel_forms_equal_torchs_strided_layers(B: int, thin: int, other: int, H: int, W: int, bias: bool):
     """Values and all gradients, in float64."""
+    assert thin <= gan.networks.THIN
     cases = [
-        (gan.networks.transposed_convolution_2x, F.conv_transpose2d, (B, inputs, H, W), (inputs, outputs, 4, 4)),
-        (gan.networks.strided_convolution_2x, F.conv2d, (B, inputs, 2 * H, 2 * W), (outputs, inputs, 4, 4)),
+        (gan.Upsampling(other, thin, bias), F.conv_transpose2d, (B, other, H, W)),
+        (gan.Downsampling(thin, other, bias), F.conv2d, (B, thin, 2 * H, 2 * W)),
     ]
-    for ours, theirs, x_shape, w_shape in cases:
-        inputs_ = [normal(*s, seed=i).requires_grad_() for i, s in enumerate((x_shape, w_shape, (outputs,)))]
-        a, b = ours(*inputs_), theirs(*inputs_, stride=2, padding=1)
+    for layer, theirs, shape in cases:
+        x = normal(*shape).requires_grad_()
+        inputs = [x, *layer.double().parameters()]  # weight and, where there is one, bias
+        a, b = layer(x), theirs(*inputs, stride=2, padding=1)
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
         cotangent = normal(*b.shape, seed=9)
-        pairs = zip(*(torch.autograd.grad(y, inputs_, cotangent) for y in (a, b)), strict=True)
+        pairs = zip(*(torch.autograd.grad(y, inputs, cotangent) for y in (a, b)), strict=True)
         for mine, reference in pairs:
             torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(ours(*inputs_[:2]), theirs(*inputs_[:2], stride=2, padding=1))
 
 
 @pytest.mark.parametrize("channels", [1, 4, 5, 12])

@@ -15,8 +15,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +28,7 @@ from course_lib.diffusion.process import Schedule, check_noise, posterior_coeffi
 Noise = torch.Generator | Iterable[Tensor] | None  # where ε comes from: see `noise_stream`
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """What a step leaves.
 
     Attributes:

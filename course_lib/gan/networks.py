@@ -15,65 +15,44 @@ from course_lib.base import zoo
 THIN = 4  # channels; with so few, oneDNN's strided kernels are slower than their sub-pixel forms
 
 
-def transposed_convolution_2x(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.conv_transpose2d(x, weight, bias, stride=2, padding=1)` for a 4×4 kernel, in its sub-pixel form.
-
-    Every output pixel meets only 2×2 of the 4×4 weights, and which ones depends on its parity alone. So a 2×2
-    convolution to four times the channels computes all four parities at once, and a pixel shuffle weaves them
-    together (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
-
-    Args:
-        x: (B, C_in, H, W). weight: (C_in, C_out, 4, 4). bias: (C_out,).
-
-    Returns:
-        (B, C_out, 2H, 2W).
-    """
-    C_in, C_out, _, _ = weight.shape
-    parities = weight.reshape(C_in, C_out, 2, 2, 2, 2).flip(2, 4)  # row 2(1 − t) + a of the kernel to (t, a)
-    parities = parities.permute(1, 3, 5, 0, 2, 4).reshape(4 * C_out, C_in, 2, 2)
-    bias = None if bias is None else bias.repeat_interleave(4)
-    return F.pixel_shuffle(F.conv2d(x, parities, bias, padding=1), 2)[:, :, 1:-1, 1:-1]
-
-
-def strided_convolution_2x(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.conv2d(x, weight, bias, stride=2, padding=1)` for a 4×4 kernel, on the four parities of x's pixels.
-
-    Args:
-        x: (B, C_in, 2H, 2W). weight: (C_out, C_in, 4, 4). bias: (C_out,).
-
-    Returns:
-        (B, C_out, H, W).
-    """
-    C_out, C_in, _, _ = weight.shape
-    parities = weight.reshape(C_out, C_in, 2, 2, 2, 2)  # row 2t + a of the kernel to (t, a)
-    parities = parities.permute(0, 1, 3, 5, 2, 4).reshape(C_out, 4 * C_in, 2, 2)
-    return F.conv2d(F.pixel_unshuffle(F.pad(x, (1, 1, 1, 1)), 2), parities, bias)
-
-
 class Upsampling(nn.ConvTranspose2d):
-    """(B, C_in, H, W) → (B, C_out, 2H, 2W): transposed convolution 4×4, stride 2, padding 1."""
+    """(B, C_in, H, W) → (B, C_out, 2H, 2W): transposed convolution 4×4, stride 2, padding 1.
+
+    Few channels go through its sub-pixel form. Every output pixel meets only 2×2 of the 4×4 weights, and which ones
+    depends on its parity alone. So a 2×2 convolution to four times the channels computes all four parities at once, and
+    a pixel shuffle weaves them together (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
+    layer?").
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 4, stride=2, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The same numbers whichever way is faster."""
-        if self.out_channels <= THIN:
-            return transposed_convolution_2x(x, self.weight, self.bias)
-        return super().forward(x)
+        if self.out_channels > THIN:
+            return super().forward(x)
+        weight = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)  # row 2(1 − t) + a to (t, a)
+        weight = weight.permute(1, 3, 5, 0, 2, 4).reshape(4 * self.out_channels, self.in_channels, 2, 2)
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 2)[:, :, 1:-1, 1:-1]
 
 
 class Downsampling(nn.Conv2d):
-    """(B, C_in, 2H, 2W) → (B, C_out, H, W): convolution 4×4, stride 2, padding 1."""
+    """(B, C_in, 2H, 2W) → (B, C_out, H, W): convolution 4×4, stride 2, padding 1.
+
+    Few channels go through its sub-pixel form: a 2×2 convolution of the four parities of x's pixels.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 4, stride=2, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The same numbers whichever way is faster."""
-        if self.in_channels <= THIN:
-            return strided_convolution_2x(x, self.weight, self.bias)
-        return super().forward(x)
+        if self.in_channels > THIN:
+            return super().forward(x)
+        weight = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2))  # row 2t + a of the kernel to (t, a)
+        weight = weight.permute(0, 1, 3, 5, 2, 4).reshape(self.out_channels, 4 * self.in_channels, 2, 2)
+        return F.conv2d(F.pixel_unshuffle(F.pad(x, (1, 1, 1, 1)), 2), weight, self.bias)
 
 
 def _start(size: int) -> tuple[int, int]:
