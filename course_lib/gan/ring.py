@@ -72,7 +72,7 @@ def mode_coverage(samples: Tensor, centres: Tensor, std: float = STD) -> Coverag
     """
     if samples.ndim != 2 or samples.shape[1] != centres.shape[-1] or not len(samples) or not samples.isfinite().all():
         raise ValueError(f"expected finite points (n, {centres.shape[-1]}), n ≥ 1; got {tuple(samples.shape)}")
-    distance, nearest = torch.cdist(samples.double(), centres.to(samples).double()).min(1)
+    distance, nearest = torch.cdist(samples.double(), centres.to(samples.device).double()).min(1)
     good = distance <= 3 * std
     return Coverage(len(nearest[good].unique()), good.double().mean().item())
 
