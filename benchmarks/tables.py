@@ -92,10 +92,11 @@ def shipped_networks() -> str:
             shown = "explained variance: " + ", ".join(f"{k} {v:.3g}" for k, v in sorted(explained.items()))
         else:
             shown = ", ".join(f"{key} {score(key, scores[key])}" for key in SHOWN if key in scores)
+        licence = zoo.entry(name).licence
         size = (checkpoints.folder() / f"{name}.safetensors").stat().st_size
         facts = [f"{weights(name):,}", f"`{header['recipe']}`", header["data"], duration(float(header["seconds"]))]
-        rows.append([f"`{name}`", what, *facts, shown, f"{size / 1e6:.2f} MB, `{header['sha256']}`"])
-    return markdown(["name", "what", "weights", "recipe", "data", "time", "score", "size, SHA-256"], rows)
+        rows.append([f"`{name}`", what, *facts, shown, f"{size / 1e6:.2f} MB, {licence}, `{header['sha256']}`"])
+    return markdown(["name", "what", "weights", "recipe", "data", "time", "score", "size, licence, SHA-256"], rows)
 
 
 def weights(name: str) -> int:

@@ -147,7 +147,7 @@ def _vgg19(pooling: str = "average") -> VGG:
 
 # The small network learned its normalised teachers' features on their scale, and is not normalised again.
 zoo.register("features", partial(VGG, EMBEDDED_WIDTHS, name="embedded VGG"))
-zoo.register("vgg19", _vgg19, url=VGG19_URL)
+zoo.register("vgg19", _vgg19, url=VGG19_URL, licence="BSD-3-Clause")
 
 
 def load_best(pooling: str = "average", device: torch.device | str | None = None) -> VGG:

@@ -3,7 +3,7 @@
 `load(name)` is the one way to all of them. A topic registers its networks where it defines them:
 
     zoo.register("dcgan_mnist", partial(Generator, width=48))
-    zoo.register("mask_rcnn", build, url=WEIGHTS.url)
+    zoo.register("mask_rcnn", build, url=WEIGHTS.url, licence="BSD-3-Clause")
 """
 
 import importlib
@@ -26,24 +26,27 @@ class Entry:
     Attributes:
         build: gives the module: one that ships, untrained; one of others, with its weights from torch.hub's cache.
         url: of the weights of others, as torch.hub knows it; None for a network that ships with the course.
+        licence: of the weights.
     """
 
     build: Callable[..., nn.Module]
     url: str | None
+    licence: str
 
 
 _ENTRIES: dict[str, Entry] = {}
 
 
-def register(name: str, build: Callable[..., nn.Module], *, url: str | None = None) -> None:
+def register(name: str, build: Callable[..., nn.Module], *, url: str | None = None, licence: str = "MIT") -> None:
     """Make a network known.
 
     Args:
         name: for `load`; of a network that ships, also of its file.
         build: see `Entry`.
-        url: of the weights of others, which torchvision publishes under the BSD 3-clause licence.
+        url: see `Entry`.
+        licence: see `Entry`; the course's own is MIT.
     """
-    _ENTRIES[name] = Entry(build, url)
+    _ENTRIES[name] = Entry(build, url, licence)
 
 
 def names() -> list[str]:

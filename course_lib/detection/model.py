@@ -226,4 +226,4 @@ def _faster_rcnn() -> Pretrained:
 # Classes: `scenes.THINGS`, in images of 64 px; and one, a person on foot seen whole.
 zoo.register("detector_scenes", lambda: Detector(len(scenes.THINGS)))
 zoo.register("detector_pedestrians", lambda: Detector(1, PerceptualBackbone()))
-zoo.register("faster_rcnn", _faster_rcnn, url=FASTER_RCNN.url)
+zoo.register("faster_rcnn", _faster_rcnn, url=FASTER_RCNN.url, licence="BSD-3-Clause")

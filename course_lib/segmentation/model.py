@@ -149,5 +149,5 @@ def _mask_rcnn() -> PretrainedInstances:
 
 
 zoo.register("panoptic_scenes", SegmentationNet)
-zoo.register("deeplab", _deeplab, url=DEEPLAB.url)
-zoo.register("mask_rcnn", _mask_rcnn, url=MASK_RCNN.url)
+zoo.register("deeplab", _deeplab, url=DEEPLAB.url, licence="BSD-3-Clause")
+zoo.register("mask_rcnn", _mask_rcnn, url=MASK_RCNN.url, licence="BSD-3-Clause")
