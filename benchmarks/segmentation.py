@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from course_lib import detection, scenes, segmentation
+from course_lib import scenes, segmentation
 from course_lib.base import runtime, zoo
 from course_lib.base.loop import Loop
 from course_lib.segmentation import rle

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from course_lib import detection, scenes
-from course_lib.base import features, zoo
+from course_lib.base import zoo
 from course_lib.base.loop import Loop
 from recipes import common
 

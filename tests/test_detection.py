@@ -23,7 +23,7 @@ from PIL import Image
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
 from course_lib import detection, scenes
-from course_lib.base import checkpoints, datasets, features, zoo
+from course_lib.base import checkpoints, datasets, zoo
 from course_lib.base.datasets import DownloadError, OfflineError
 from course_lib.base.loop import Loop
 from course_lib.detection import Objects, model, pedestrians

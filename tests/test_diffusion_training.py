@@ -13,7 +13,7 @@ from conftest import rng
 from torch import nn
 
 from course_lib import diffusion
-from course_lib.base import checkpoints, classifier, datasets, metrics, unet, zoo
+from course_lib.base import checkpoints, datasets, metrics, unet, zoo
 from course_lib.base.loop import Loop
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ import torch
 from torchvision.models.vgg import cfgs, make_layers
 
 from course_lib.base import checkpoints, datasets, features, images, zoo
-from course_lib.base.checkpoints import CheckpointError, folder
+from course_lib.base.checkpoints import folder
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG, VGG19_WIDTHS
 
 ROOT = Path(__file__).resolve().parents[1]

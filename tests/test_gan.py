@@ -17,7 +17,7 @@ from scipy import integrate, stats
 from torch import nn
 
 from course_lib import gan
-from course_lib.base import checkpoints, classifier, datasets, zoo
+from course_lib.base import checkpoints, datasets, zoo
 
 ROOT = Path(__file__).resolve().parents[1]
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)

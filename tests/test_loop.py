@@ -26,7 +26,6 @@ from course_lib.base import checkpoints, distributed, resume
 from course_lib.base import loop as loop_module
 from course_lib.base.checkpoints import CheckpointError
 from course_lib.base.loop import History, Loop, descend, every
-from course_lib.segmentation import training
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from course_lib.base import classifier, datasets, metrics, zoo
+from course_lib.base import datasets, metrics, zoo
 from course_lib.base.metrics import (
     Score,
     bootstrap,

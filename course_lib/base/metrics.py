@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.base import classifier, datasets, features, zoo
+from course_lib.base import classifier, datasets, zoo
 from course_lib.base.images import check_range
 
 RESAMPLED = 10  # images, or more: of 4, one resample in 64 is four times the same image; of 10, one in 10⁹

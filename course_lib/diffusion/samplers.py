@@ -14,6 +14,7 @@ import inspect
 import itertools
 import math
 import operator
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from course_lib.base import runtime
 from course_lib.base.sampling import in_batches, starting_noise
 from course_lib.diffusion.denoiser import Denoiser, Model, guided
 from course_lib.diffusion.process import Schedule, check_noise, posterior_coefficients
@@ -290,7 +292,8 @@ def sample(
 ) -> Tensor:
     """Images (B, C, H, W) in [0, 1], clamped, in batches of 250, with a progress bar where it takes over 2 s.
 
-    They are float32, of a network in float64 float64.
+    They are float32, of a network in float64 float64. On a CPU `runtime.fastest_threads` chooses the number of threads,
+    which changes the last bits of sums.
 
     Args:
         denoiser: works in evaluation mode; after it, each of its parts has its own mode again.
@@ -317,11 +320,15 @@ def sample(
         options = {"noise": rng} | options
     model, times = guided(denoiser, guidance_scale), denoiser.schedule.times(steps)
     total = (len(times) - 1) * math.ceil(len(x) / BATCH)
-    with tqdm(total=total, desc="sampling", unit=" steps", delay=2, leave=False) as bar:
+    shown = {"total": total, "desc": "sampling", "unit": " steps", "delay": 2, "leave": False}
+    with runtime.fastest_threads(x.device.type == "cpu") as step_took, tqdm(**shown) as bar:
 
         def draw(x: Tensor, condition: Tensor | None) -> Tensor:
+            began = time.perf_counter()
             for state in sampler(model, x, denoiser.schedule, times, condition, clip=clip, **options):
                 bar.update()
+                began, before = time.perf_counter(), began
+                step_took(began - before)
                 x = state.x
             return x
 
