@@ -65,6 +65,10 @@ def score(name: str, value: Any) -> str:
         low, high = (f"{unit * value[end]:.3g}" for end in ("low", "high"))
         bounds = "" if low == high else f" [{low}, {high}]"
         return f"{unit * value['value']:.3g}{sign}{bounds}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and unit == 1:
+        return f"{value:,}"
     return f"{unit * value:.3g}{sign}" if isinstance(value, int | float) else str(value)
 
 
@@ -72,7 +76,7 @@ def measured_at(name: str) -> str:
     """Where and when a benchmark was run, and by which command."""
     where = results(name)["environment"]
     return (
-        f"*`python benchmarks/{name}.py`, {where['date']}, {where['processor']}, {where['threads']} threads, "
+        f"*`python benchmarks/{name}.py`, {where['date']}, {where['processor']}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}, "
         f"torch {where['torch'].partition('+')[0]}.*"
     )
 
@@ -172,10 +176,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "upsampling": upsampling,
     "gan": gan_step,
     "generators": generators,
-    **{f"detection {part}": rows_of("detection", part) for part in ("operations", "live", "shipped")},
-    **{f"segmentation {part}": rows_of("segmentation", part) for part in ("quality", "speed")},
     "busy": rows_of("busy"),
-    **{f"diffusion {part}": rows_of("diffusion", part) for part in ("step", "race", "live", "sampling")},
+    **{f"diffusion {part}": rows_of("diffusion", part) for part in ("step", "race")},
 }
 
 

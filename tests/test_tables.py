@@ -42,6 +42,7 @@ def test_a_changed_number_is_found(tmp_path, monkeypatch, capsys):
 
 def test_scores_as_text():
     assert tables.score("AP", 0.97412) == "0.974"
+    assert tables.score("weights", 1125315) == "1,125,315" and tables.score("reached", True) == "yes"
     assert tables.score("copied", {"value": 0.0123, "low": 0.01, "high": 0.02}) == "1.23 % [1, 2]"
     assert tables.score("Fréchet floor", {"value": 0.5, "low": 0.5, "high": 0.5}) == "0.5"
 
