@@ -75,10 +75,9 @@ def score(name: str, value: Any) -> str:
 def measured_at(name: str) -> str:
     """Where and when a benchmark was run, and by which command."""
     where = results(name)["environment"]
-    return (
-        f"*`python benchmarks/{name}.py`, {where['date']}, {where['processor']}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}, "
-        f"torch {where['torch'].partition('+')[0]}.*"
-    )
+    threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
+    version = where["torch"].partition("+")[0]
+    return f"*`python benchmarks/{name}.py`, {where['date']}, {where['processor']}, {threads}, torch {version}.*"
 
 
 def duration(seconds: float) -> str:
