@@ -13,6 +13,7 @@ import struct
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -508,3 +509,11 @@ def test_the_cache_is_the_systems_unless_told_otherwise(monkeypatch):
     assert "generative-cv-course" in str(datasets.cache_folder())
     monkeypatch.setenv("COURSE_CACHE", "~/elsewhere")
     assert "~" not in str(datasets.cache_folder())
+
+
+def test_a_message_does_not_tell_whose_folder_it_is(tmp_path, monkeypatch):
+    """Lessons print such messages, and are committed with what they print."""
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    with pytest.raises(datasets.OfflineError, match="put the file at ~/cache/a.pth yourself"):
+        datasets.fetch("https://example.org/a.pth", tmp_path / "cache" / "a.pth", f"sha256:{'0' * 64}")

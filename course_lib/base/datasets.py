@@ -362,8 +362,10 @@ def fetch(url: str, path: Path, known_hash: str | None = None, advice: str | Non
         return path
 
     def failed(reason: str) -> str:
-        damaged = f"{path} is damaged; " if path.exists() else ""
-        return f"{damaged}cannot download {url}: {reason}, or {advice or f'put the file at {path} yourself'}"
+        # A notebook may print it, and should not tell who runs it.
+        shown = Path("~", path.relative_to(Path.home())) if path.is_relative_to(Path.home()) else path
+        damaged = f"{shown} is damaged; " if path.exists() else ""
+        return f"{damaged}cannot download {url}: {reason}, or {advice or f'put the file at {shown} yourself'}"
 
     if runtime.is_offline():
         raise OfflineError(failed("COURSE_OFFLINE forbids it; unset it"))
