@@ -30,6 +30,11 @@ def reparameterise(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
     return mu + torch.exp(0.5 * log_var) * noise
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In float32 or more: squares, exponentials and sums over pixels overflow in float16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(μ, diag σ²) ‖ N(0, I)) = −½ Σ (1 + log σ² − μ² − σ²), in nats (appendix B).
 
@@ -38,8 +43,9 @@ def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
         log_var: log σ² (..., z_dim).
 
     Returns:
-        (...), at least 0.
+        (...), at least 0; of half precision in float32.
     """
+    mu, log_var = _wide(mu), _wide(log_var)
     return -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(-1)
 
 
@@ -56,7 +62,7 @@ def bernoulli_log_likelihood(logits: Tensor, images: Tensor) -> Tensor:
     Returns:
         (...), at most 0.
     """
-    logits, images = torch.broadcast_tensors(logits, images)
+    logits, images = torch.broadcast_tensors(_wide(logits), _wide(images))
     return -F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((-3, -2, -1))
 
 
@@ -69,8 +75,9 @@ def gaussian_log_density(x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
         log_var: log σ² (..., d), likewise.
 
     Returns:
-        (...).
+        (...); of half precision in float32.
     """
+    x, mu, log_var = _wide(x), _wide(mu), _wide(log_var)
     return -0.5 * (math.log(2 * math.pi) + log_var + (x - mu).square() / log_var.exp()).sum(-1)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from course_lib import gan
 from course_lib.base import checkpoints, datasets, zoo
+from course_lib.gan import losses
 
 ROOT = Path(__file__).resolve().parents[1]
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -824,3 +825,14 @@ def test_shipped_cats_are_varied_images():
     images = gan.sample(zoo.load("dcgan_cats"), 200, rng=rng())
     assert torch.pdist(images.flatten(1)).min() > 1
     assert images.flatten(1).std(1).min() > 0.03
+
+
+def test_theory_of_densities_in_bytes_and_halves():
+    for p in (torch.tensor([200, 0], dtype=torch.uint8), torch.tensor([40000.0, 0]).half()):
+        assert losses.optimal_discriminator(p, p).tolist() == [0.5, 0.5]
+        assert float(losses.jensen_shannon(p, p, 1 / float(p.max()))) == pytest.approx(0, abs=1e-5)
+
+
+def test_slerp_refuses_integers():
+    with pytest.raises(TypeError, match="floats"):
+        gan.slerp(torch.tensor([[1, 0]]), torch.tensor([[0, 1]]), 0.5)

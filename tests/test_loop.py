@@ -1028,3 +1028,11 @@ def test_the_number_of_threads_stays_where_a_run_can_be_resumed(resumable, tmp_p
     finally:
         torch.set_num_threads(before)
     assert seen == [2] * 14 if resumable else seen == [2, 2, 1, 1] * 2 + [1] * 6
+
+
+def test_an_average_in_half_precision_is_refused():
+    """It would stand still: a thousandth of a step is less than half of its last digit."""
+    network = nn.Linear(1, 1).bfloat16()
+    with pytest.raises(ValueError, match="half precision"):
+        Loop(lambda batch: {"loss": batch.mean()}, torch.rand(4, 1), steps=1, batch_size=2,
+             stateful={"network": network}, averages={"network": 0.999})  # fmt: skip

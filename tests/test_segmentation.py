@@ -369,3 +369,11 @@ def test_maps_and_masks_of_numpy_and_of_small_integers():
     for function in (semantic.rim, rle.encode):  # ~1 of bytes is 254
         with pytest.raises(TypeError, match="booleans; got torch.uint8"):
             function(mask.byte())
+
+
+def test_what_is_ignored_may_be_anything():
+    labels = torch.tensor([[[0, 255]]])
+    for anything in (math.nan, math.inf, -math.inf):
+        logits = torch.zeros(1, 2, 1, 2)
+        logits[..., 1] = anything
+        assert float(training.dice_loss(logits, labels)) == float(training.dice_loss(torch.zeros(1, 2, 1, 2), labels))

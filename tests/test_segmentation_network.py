@@ -220,3 +220,12 @@ def test_instances_of_a_photograph():
     assert sure.labels.tolist() == [1] and sure.masks.dtype == torch.bool and sure.masks[0, :, :3].all()
     first, second = network(torch.rand(2, 3, 4, 6), minimum=0.2)
     assert len(first.masks) == len(second.masks) == 2 and not (first.masks[0] & first.masks[1]).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_predict_by_a_network_of_another_precision(dtype, monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "bfloat16")  # as where the processor is fast at it
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = segmentation.predict(zoo.load("panoptic_scenes", "cpu").to(dtype), images).logits
+    expected = zoo.load("panoptic_scenes", "cpu")(images).logits
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.97

@@ -450,3 +450,10 @@ def test_the_timeline_made_progress():
         found[name] = metrics.frechet_distance(real, features(images))
     assert found["stylegan"] < 2.5
     assert found["stylegan"] < found["dcgan"] < min(found["gan"], found["vae"]), found
+
+
+def test_modulated_convolution_in_half_precision():
+    ones, weight = torch.ones(1, 8, 1, 1).half(), torch.ones(4, 8, 1, 1).half()
+    for style, right in ((200.0, math.sqrt(8)), (0.0, 0.0)):
+        found = stylegan.modulated_conv2d(ones, weight, torch.full((1, 8), style).half())
+        assert found.flatten().tolist() == pytest.approx([right] * 4, rel=2e-3)

@@ -339,3 +339,14 @@ def test_the_shipped_vae_on_held_out_digits():
     assert float((terms[0] - terms[1]).mean()) > -102
     features = metrics.extractor("mnist")
     assert metrics.frechet_distance(features(held_out), features(images)) < 10
+
+
+def test_terms_in_half_precision_do_not_overflow():
+    half = {"dtype": torch.float16}
+    assert float(vae.kl_divergence(torch.full((1, 1), 300.0, **half), torch.zeros(1, 1, **half))) == 45000
+    density = vae.gaussian_log_density(
+        torch.full((1, 4), 0.01, **half), torch.zeros(1, 4, **half), torch.full((1, 4), -18.0, **half)
+    )
+    assert float(density) == pytest.approx(-13105, rel=1e-2)
+    likelihood = vae.bernoulli_log_likelihood(torch.zeros(1, 1, 320, 320, **half), torch.zeros(1, 1, 320, 320, **half))
+    assert float(likelihood) == pytest.approx(-320 * 320 * math.log(2), rel=1e-5)

@@ -156,6 +156,9 @@ class Loop:
         self.device = resume.device_of(self._modules)
         self._averages, self.averaged = dict(averages or {}), {}
         for name, decay in self._averages.items():
+            halves = (torch.float16, torch.bfloat16)
+            if any(p.dtype in halves for p in getattr(self._modules.get(name), "parameters", list)()):
+                raise ValueError(f"averages: {name!r} is in half precision, where a small step of an average is none")
             if name not in self._modules or not 0 <= decay < 1:
                 raise ValueError(f"averages: {name!r} must be a module in stateful, its decay in [0, 1); got {decay}")
             self.averaged[name] = copy.deepcopy(self._modules[name]).eval().requires_grad_(False)

@@ -92,7 +92,7 @@ def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
     Raises:
         ValueError: a negative density or one that is not a number.
     """
-    _check_densities(p, q)
+    p, q = _densities(p, q)
     total = p + q
     return torch.where(total > 0, p / torch.where(total > 0, total, 1), 0.5)
 
@@ -113,6 +113,7 @@ def jensen_shannon(p: Tensor, q: Tensor, cell: float | Tensor) -> Tensor:
     Raises:
         ValueError: a negative density or one that is not a number.
     """
+    p, q = _densities(p, q)
     return (best_value(p, q, cell) - EQUILIBRIUM * (((p + q) * cell).sum() / 2)) / 2
 
 
@@ -127,13 +128,15 @@ def best_value(p: Tensor, q: Tensor, cell: float | Tensor) -> Tensor:
     Raises:
         ValueError: a negative density or one that is not a number.
     """
-    _check_densities(p, q)
+    p, q = _densities(p, q)
     # As differences of logarithms: D* itself rounds to 1 where p is much larger than q, and log(1 − D*) to −∞.
     logs = torch.xlogy(p, p) + torch.xlogy(q, q) - torch.xlogy(p + q, p + q)
     return (logs * cell).sum()
 
 
-def _check_densities(*densities: Tensor) -> None:
+def _densities(*densities: Tensor) -> list[Tensor]:
+    """In float32 or more: bytes wrap in sums, and halves overflow."""
     for density in densities:
         if not (density >= 0).all():
             raise ValueError(f"densities must be numbers ≥ 0; the smallest is {float(density.min()):.3g}")
+    return [density.to(torch.promote_types(density.dtype, torch.float32)) for density in densities]

@@ -277,7 +277,9 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 50) -> Maps:
     if not images.is_floating_point():
         raise TypeError(f"expected images as floats in [0, 1], got {images.dtype}")
     weight, parts = next(network.parameters()), []
-    with sampling.evaluating(network), runtime.autocast(weight.device):
+    # Mixed precision is for networks in float32; others compute in their own.
+    mixed = runtime.autocast if weight.dtype == torch.float32 else runtime.no_autocast
+    with sampling.evaluating(network), mixed(weight.device):
         for part in images.split(batch_size):
             parts.append([x.float().cpu() for x in network(part.to(weight))])
     return Maps(*map(torch.cat, zip(*parts, strict=True)))

@@ -105,7 +105,8 @@ def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255, epsilon: flo
     _check(logits, labels, ignore)
     B, C, H, W = logits.shape
     counted = labels != ignore
-    p = wide(logits).softmax(1) * counted[:, None]
+    # What is not counted may be infinite.
+    p = wide(logits).masked_fill(~counted[:, None], 0).softmax(1) * counted[:, None]
     g = (labels[:, None] == torch.arange(C, device=labels.device)[:, None, None]).to(p)
     # The batch as one tall image for each class.
     p, g = (x.transpose(0, 1).reshape(C, B * H, W) for x in (p, g))

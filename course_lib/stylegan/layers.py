@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.base import runtime
+
 SLOPE = 0.2  # of every leaky ReLU
 
 
@@ -80,7 +82,9 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool
         raise ValueError(f"expected weight (m, {n}, k, k) and styles {(B, n)}; got {given}")
     y = F.conv2d(x * styles[:, :, None, None].to(x.dtype), weight, padding=weight.shape[-1] // 2)
     if demodulate:
-        norms = styles.square() @ weight.square().sum(dim=(2, 3)).T + 1e-8
+        with runtime.no_autocast(x.device):  # squares overflow in float16, and ε is 0 there
+            s, w = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (styles, weight))
+            norms = s.square() @ w.square().sum(dim=(2, 3)).T + 1e-8
         y = y * norms.rsqrt()[:, :, None, None].to(y.dtype)
     return y
 
