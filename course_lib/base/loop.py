@@ -121,7 +121,7 @@ class Loop:
 
     Raises:
         ValueError: no data; numbers below 1; modules on several devices; a batch that the processes cannot share
-            equally; an average of something else than a module in `stateful`.
+            equally; an average of something else than a module in `stateful`, or of one in half precision.
         TypeError: a number that is not whole; something without a state; with `resume_from`, a state that cannot be
             saved, as that of an optimiser whose learning rate is a number of NumPy's.
     """
@@ -156,11 +156,10 @@ class Loop:
         self.device = resume.device_of(self._modules)
         self._averages, self.averaged = dict(averages or {}), {}
         for name, decay in self._averages.items():
-            halves = (torch.float16, torch.bfloat16)
-            if any(p.dtype in halves for p in getattr(self._modules.get(name), "parameters", list)()):
-                raise ValueError(f"averages: {name!r} is in half precision, where a small step of an average is none")
             if name not in self._modules or not 0 <= decay < 1:
                 raise ValueError(f"averages: {name!r} must be a module in stateful, its decay in [0, 1); got {decay}")
+            if any(p.dtype in (torch.float16, torch.bfloat16) for p in self._modules[name].parameters()):
+                raise ValueError(f"averages: {name!r} is in half precision, where a small step of an average is none")
             self.averaged[name] = copy.deepcopy(self._modules[name]).eval().requires_grad_(False)
         for name, thing in self._with_state().items():
             if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
