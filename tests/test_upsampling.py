@@ -37,7 +37,7 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 def assert_same_operation(ours, theirs, *inputs: torch.Tensor, seed: int = 1) -> None:
-    """Equal values in float64 and float32, equal gradients in float64."""
+    """Equal values and gradients in float64; our float32 is near the float64 values (torch's own may be farther)."""
     inputs = [i.detach().requires_grad_() for i in inputs]
     a, b = ours(*inputs), theirs(*inputs)
     assert_same(a, b)
@@ -46,8 +46,7 @@ def assert_same_operation(ours, theirs, *inputs: torch.Tensor, seed: int = 1) ->
     for mine, reference in zip(*both, strict=True):
         assert_same(mine, reference)
     with torch.no_grad():
-        single = [i.float() for i in inputs]
-        assert_same(ours(*single), theirs(*single))
+        assert_same(ours(*[i.float() for i in inputs]), b.detach().float())
 
 
 # Interpolation
