@@ -78,7 +78,7 @@ def test_interpolation_of_every_dtype_and_memory_order(mode, options, size, dtyp
     x = normal(2, 3, 21, 70, dtype=dtype).to(device)
     ours = getattr(up, mode)(x, size, **options)
     assert ours.device == x.device
-    assert_same(ours.cpu(), F.interpolate(x.cpu(), size, mode=mode, **options))
+    assert_same(ours.cpu(), F.interpolate(x.double().cpu(), size, mode=mode, **options).to(dtype))
     for view in (x.to(memory_format=torch.channels_last), x.mT.contiguous().mT, x[:1].expand(2, -1, -1, -1)):
         expected = ours if view.shape[0] == 2 and torch.equal(view, x) else ours[:1].expand_as(ours)
         assert_same(getattr(up, mode)(view, size, **options), expected)
