@@ -107,3 +107,33 @@ def test_a_live_plot_follows_its_run_into_another_cell(displayed, loop, monkeypa
     for loop.done, Shell.execution_count in ((1, 1), (2, 1), (3, 5), (4, 5), (5, 5)):
         hook(loop)
     assert len(shown) == 2 and len(updates) == 3
+
+
+def check_double(double):
+    for x in (1, -3):
+        if double(x) + 0 != 2 * x:  # as an assert of a lesson does, which pytest does not rewrite
+            raise AssertionError(f"double({x}) is {2 * x}, not {double(x)}")
+
+
+def my_double(x):
+    raise NotImplementedError
+
+
+def test_verdict_says_what_is_wrong_and_never_raises(capsys):
+    def stops(x):
+        return x / 0
+
+    def squares(x):
+        return 2 * x**2
+
+    for answer in (my_double, squares, lambda x: None, stops, lambda x: x + x):
+        course_widgets.verdict(check_double, answer)
+    line = stops.__code__.co_firstlineno + 1
+    assert capsys.readouterr().out.splitlines() == [
+        "my_double: not written yet.",
+        "✗ squares: double(-3) is -6, not 18",
+        "✗ <lambda> returned what the check cannot use: TypeError: unsupported operand type(s) for +: "
+        "'NoneType' and 'int'",
+        f"✗ stops stopped in line {line} of its cell: ZeroDivisionError: division by zero",
+        "✓ <lambda> is right.",
+    ]

@@ -1,5 +1,9 @@
-"""Interactive explorations: sliders above a figure that also renders where nothing is alive (GitHub, PDF)."""
+"""What answers a student: sliders above a figure, figures during training, and the verdict on a piece of code.
 
+The figures also render where nothing is alive (GitHub, PDF).
+"""
+
+import traceback
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -71,3 +75,27 @@ def live(draw: Callable[[Loop], Figure], n: int) -> Callable[[Loop], None]:
             image.update(draw(loop))
 
     return every(n, show)
+
+
+def verdict(check: Callable[[Callable], object], answer: Callable) -> None:
+    """Say in one line whether a student's answer passes a check, and what is wrong where it does not.
+
+    A lesson runs on whatever the answer is: nothing is raised.
+
+    Args:
+        check: takes the answer, calls it, and asserts what must hold; its messages say which invariant failed.
+        answer: the student's function or class. An answer that raises NotImplementedError is not written yet.
+    """
+    name = answer.__name__
+    try:
+        check(answer)
+    except NotImplementedError:
+        print(f"{name}: not written yet.")
+    except AssertionError as error:
+        print(f"✗ {name}: {error or 'an assert of the check failed'}")
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)[2:]]  # below verdict and check
+        what = f"stopped in line {lines[0]} of its cell" if lines else "returned what the check cannot use"
+        print(f"✗ {name} {what}: {type(error).__name__}: {error}")
+    else:
+        print(f"✓ {name} is right.")
