@@ -12,6 +12,7 @@ import socket
 import struct
 import tarfile
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -178,6 +179,33 @@ def test_cats_from_the_packed_file(nothing_at_hand, monkeypatch, tmp_path):
         assert np.array_equal(datasets.load("cats", split).images.permute(0, 2, 3, 1).numpy(), expected)
 
 
+def test_faces_of_cats_from_archives_and_folders(nothing_at_hand, monkeypatch, tmp_path):
+    for load in (lambda: datasets.load("cat_faces"), lambda: datasets.load("cat_faces", "test")):
+        with pytest.raises(DownloadError, match=r"archive.org.*recipes/cat_faces.py.*COURSE_DATA"):
+            load()
+    assert not datasets.is_available("cat_faces")
+    folder = tmp_path / "cat_faces"
+    (folder / "test").mkdir(parents=True)
+    colours = [(255, 0, 0), (0, 0, 255)]
+    with zipfile.ZipFile(folder / "train.zip", "w") as archive:
+        archive.writestr("readme.txt", "no image")
+        for k, colour in reversed(list(enumerate(colours))):
+            stream = io.BytesIO()
+            Image.new("RGB", (64, 64), colour).save(stream, "PNG")
+            archive.writestr(f"{k}.png", stream.getvalue())
+    wide = Image.new("L", (200, 100))
+    wide.paste(255, (50, 0, 150, 100))  # the middle square
+    wide.save(folder / "test" / "a.png")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    assert datasets.is_available("cat_faces")
+    train, test = datasets.load("cat_faces"), datasets.load("cat_faces", "test")
+    assert train.images.shape == (2, 3, 64, 64) and train.images[:, :, 5, 9].tolist() == [list(c) for c in colours]
+    assert test.images.shape == (1, 3, 64, 64) and test.images[0, :, :, 2:-2].eq(255).all() and test.classes == ("cat",)
+    (folder / "train.zip").write_bytes((folder / "train.zip").read_bytes()[:-9])
+    with pytest.raises(DownloadError, match="train.zip is damaged.*archive.org"):
+        datasets.load("cat_faces")
+
+
 def test_offline_says_what_to_do(nothing_at_hand, monkeypatch):
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     for name in ("mnist", "fashion_mnist", "cats"):
@@ -267,7 +295,7 @@ def test_course_data_may_begin_with_the_home_folder(nothing_at_hand, small_mnist
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="cats, digits, fashion_mnist, mnist; got 'dogs'"):
+    with pytest.raises(ValueError, match="cat_faces, cats, digits, fashion_mnist, mnist; got 'dogs'"):
         datasets.load("dogs")
     with pytest.raises(ValueError, match="train, test; got 'val'"):
         datasets.load("digits", "val")
@@ -284,7 +312,7 @@ def test_bad_arguments():
 
 @with_data
 def test_the_larger_sets_are_whole():
-    counts = {"mnist": (60000, 10000), "fashion_mnist": (60000, 10000), "cats": (5000, 103)}
+    counts = {"mnist": (60000, 10000), "fashion_mnist": (60000, 10000), "cats": (5000, 103), "cat_faces": (7999, 838)}
     for name, expected in counts.items():
         parts = [datasets.load(name, split) for split in datasets.SPLITS]
         if name != "cats" or (len(parts[1]) == 103):  # CIFAR-10 itself has 1,000

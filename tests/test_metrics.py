@@ -525,7 +525,7 @@ def test_other_bad_input_is_refused():
 
 def test_bad_images_are_refused():
     images = torch.rand(8, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"cats, digits.*got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"cats, cat_faces, digits.*got 'imagenet'"):
         metrics.extractor("imagenet")
     with pytest.raises(ValueError, match=r"got 'dogs'"):
         metrics.evaluate(images, "dogs")

@@ -1,8 +1,9 @@
 """Images and data sets by name: what scikit-image's and scikit-learn's wheels hold, and what can be downloaded.
 
 `load_image` gives a photograph or a painting, `load` a labelled data set, whole in memory: the digits of
-scikit-learn's wheel, MNIST, Fashion-MNIST and CIFAR-10's cats. The larger sets are read from the folder `COURSE_DATA`
-(in torchvision's layout; the cats also as `cifar10_cats.npz`), else downloaded once.
+scikit-learn's wheel, MNIST, Fashion-MNIST, CIFAR-10's cats and faces of cats. The larger sets are read from the folder
+`COURSE_DATA` (in torchvision's layout; the cats also as `cifar10_cats.npz`, their faces as `cat_faces/train.zip` and
+`test.zip`), else downloaded once. The faces come in an archive that has to be cropped first; `load` says how.
 
 Downloads are checked against their hashes and kept in the cache: the folder `COURSE_CACHE`, else the operating
 system's cache folder. A file appears there only when it is whole, so several processes may download at once.
@@ -18,6 +19,7 @@ import shutil
 import struct
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +29,7 @@ import numpy as np
 import pooch
 import requests
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -35,6 +38,7 @@ from course_lib.base.checkpoints import write_atomically
 
 SPLITS = ("train", "test")
 CAT = 3  # the cats' label in CIFAR-10
+FACE = 64  # side of a cat's face, px
 TIMEOUT = (10, 30)  # s without a connection, and without a byte
 ADVICE = "set COURSE_DATA to a folder that has the set in torchvision's layout"
 
@@ -91,6 +95,7 @@ def load(name: str, split: str = "train", may_download: bool = True) -> ImageSet
     | `mnist` | handwritten digits, 1×28×28 (LeCun et al. 1998) | 60,000 / 10,000 |
     | `fashion_mnist` | clothes, 1×28×28 (Xiao et al. 2017) | 60,000 / 10,000 |
     | `cats` | CIFAR-10's cats, 3×32×32 (Krizhevsky 2009) | 5,000 / 1,000; 103 in `cifar10_cats.npz` |
+    | `cat_faces` | faces of cats, eyes at the same place, 3×64×64 (Zhang, Sun & Tang 2008) | 7,999 / 838 |
 
     Args:
         name: see above.
@@ -209,11 +214,42 @@ def _fetch_cats(packed: Path) -> Path:
     return packed
 
 
+def _cat_faces(split: str, may_download: bool) -> ImageSet:
+    """Faces of cats: for each split a zip archive of images, or a folder of them."""
+    folders = [root / "cat_faces" for root in (data_folder(), cache_folder())]
+    paths = [folder / (split + suffix) for folder in folders for suffix in (".zip", "")]
+    images = _read_or_fetch(paths, _read_images, _explain_cat_faces, may_download)
+    return ImageSet(f"cat_faces {split}", images, torch.zeros(len(images), dtype=torch.int64), ("cat",))
+
+
+def _read_images(path: Path) -> Tensor:
+    """(N, 3, 64, 64) uint8: the images of an archive or a folder by name, their middle squares."""
+    archive = None if path.is_dir() else zipfile.ZipFile(path)
+    names = sorted(archive.namelist()) if archive else sorted(file.name for file in path.iterdir())
+    found = []
+    for name in names:
+        if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")):
+            content = io.BytesIO(archive.read(name) if archive else (path / name).read_bytes())
+            with Image.open(content) as image:
+                square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (FACE, FACE))
+                found.append(torch.from_numpy(np.array(square)))
+    return torch.stack(found).permute(0, 3, 1, 2).contiguous()
+
+
+def _explain_cat_faces() -> Path:
+    raise DownloadError(
+        "the faces of cats are not downloaded by themselves: get the CAT data set (Zhang, Sun & Tang 2008; "
+        "https://archive.org/details/CAT_DATASET), unpack it, and let `python recipes/cat_faces.py FOLDER` cut "
+        "the faces out; or put images of your own into cat_faces/train and cat_faces/test of the folder COURSE_DATA"
+    )
+
+
 _READERS: dict[str, Callable[..., ImageSet]] = {
     "digits": _digits,
     "mnist": partial(_mnist, "mnist", "MNIST"),
     "fashion_mnist": partial(_mnist, "fashion_mnist", "FashionMNIST"),
     "cats": _cats,
+    "cat_faces": _cat_faces,
 }
 
 

@@ -25,6 +25,7 @@ from course_lib.base.images import check_range
 RESAMPLED = 10  # images, or more: of 4, one resample in 64 is four times the same image; of 10, one in 10⁹
 CHUNK = 1000  # rows of an N × N matrix at a time: 10,000 × 10,000 of them would be 800 MB
 CATS_LAYERS = ("relu3_1", "relu4_1")
+UNLABELLED = ("cats", "cat_faces")  # sets without classes, whose judge is the embedded VGG
 
 
 @dataclass(frozen=True)
@@ -388,27 +389,28 @@ def _check_floats(**sets: Tensor) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _network(name: str, device: torch.device) -> torch.nn.Module:
-    return zoo.load("features", device=device) if name == "cats" else zoo.load(f"classifier_{name}", device)
+    return zoo.load("features", device=device) if name in UNLABELLED else zoo.load(f"classifier_{name}", device)
 
 
 def extractor(name: str) -> Callable[[Tensor], Tensor]:
     """The function by which images of a data set are compared: images (B, C, H, W) in [0, 1] → features (B, D).
 
-    For labelled sets what their classifier's hidden layer sees, D = 64. For "cats" the means of the channels of the
-    embedded VGG's relu3_1 and relu4_1, D = 320. It works in batches, on the images' device, without gradients.
+    For labelled sets what their classifier's hidden layer sees, D = 64. For cats and their faces the means of the
+    channels of the embedded VGG's relu3_1 and relu4_1, D = 320. It works in batches, on the images' device, without
+    gradients.
 
     Raises:
         ValueError: an unknown name. From the function: images of another shape or outside [0, 1], NaN.
         TypeError: from the function: images that are no tensor of floats.
     """
-    if name != "cats" and name not in classifier.JUDGED:
-        raise ValueError(f"expected a data set of cats, {', '.join(classifier.JUDGED)}; got {name!r}")
+    if name not in UNLABELLED and name not in classifier.JUDGED:
+        raise ValueError(f"expected a data set of {', '.join([*UNLABELLED, *classifier.JUDGED])}; got {name!r}")
 
     @torch.no_grad()
     def extract(images: Tensor) -> Tensor:
         check_range(images)
         network = _network(name, images.device)
-        if name != "cats":
+        if name not in UNLABELLED:
             return torch.cat([network.features(part) for part in images.split(100)])
         found = [network.extract(part, CATS_LAYERS) for part in images.split(100)]
         return torch.cat([torch.cat([maps[k].mean((2, 3)) for k in CATS_LAYERS], 1) for maps in found])
@@ -422,7 +424,7 @@ def _real(name: str) -> tuple[Tensor, Tensor, Tensor]:
     training, held_out = datasets.load(name)[:][0], datasets.load(name, "test")[:][0]
     # MNIST's first 5,000 test digits are the neater ones; a part of the set should be a fair one.
     held_out = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))]
-    reference = extractor(name)(training if name == "cats" else held_out)
+    reference = extractor(name)(training if name in UNLABELLED else held_out)
     return reference, held_out, training
 
 
@@ -440,8 +442,8 @@ def evaluate(
     | `agreement` | with labels: the proportion that the classifier puts into the class asked for |
     | `largest class` | where there are classes: the proportion of the commonest, as the classifier sees them |
 
-    Of "cats", whose test split may be too small (103 images in `cifar10_cats.npz`, fewer than features), the first
-    three rows take the training split, as is usual for CIFAR-10; there a generator that copies wins.
+    Of cats and their faces, whose test split is small (103 images in `cifar10_cats.npz`, fewer than features), the
+    first three rows take the training split, as is usual for CIFAR-10; there a generator that copies wins.
 
     Args:
         images: (N, C, H, W) in [0, 1]; 10 or more, and to be worth a number 1,000 or more.
@@ -456,7 +458,7 @@ def evaluate(
             or for a set without classes.
     """
     found = extractor(name)(images)
-    if labels is not None and (name == "cats" or labels.shape != (len(images),)):
+    if labels is not None and (name in UNLABELLED or labels.shape != (len(images),)):
         raise ValueError(f"expected a label for each of {len(images)} {name}; got {tuple(labels.shape)}")
     reference, held_out, training = (x.to(images.device) for x in _real(name))
     n, near = min(len(reference), len(images), 5000), min(len(images), 1000)
@@ -472,7 +474,7 @@ def evaluate(
         "distance to training": memory.ratio,
         "copied": memory.copied,
     }
-    if name != "cats":
+    if name not in UNLABELLED:
         predicted = _network(name, images.device).logits(found).argmax(1)
         if labels is not None:
             scores["agreement"] = proportion(predicted == labels.to(predicted.device))
