@@ -216,23 +216,20 @@ def _fetch_cats(packed: Path) -> Path:
 
 def _cat_faces(split: str, may_download: bool) -> ImageSet:
     """Faces of cats: for each split a zip archive of images, or a folder of them."""
-    folders = [root / "cat_faces" for root in (data_folder(), cache_folder())]
-    paths = [folder / (split + suffix) for folder in folders for suffix in (".zip", "")]
+    paths = [root / "cat_faces" / (split + end) for root in (data_folder(), cache_folder()) for end in (".zip", "")]
     images = _read_or_fetch(paths, _read_images, _explain_cat_faces, may_download)
     return ImageSet(f"cat_faces {split}", images, torch.zeros(len(images), dtype=torch.int64), ("cat",))
 
 
 def _read_images(path: Path) -> Tensor:
     """(N, 3, 64, 64) uint8: the images of an archive or a folder by name, their middle squares."""
-    archive = None if path.is_dir() else zipfile.ZipFile(path)
-    names = sorted(archive.namelist()) if archive else sorted(file.name for file in path.iterdir())
+    files = zipfile.Path(path) if path.suffix == ".zip" else path
     found = []
-    for name in names:
-        if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")):
-            content = io.BytesIO(archive.read(name) if archive else (path / name).read_bytes())
-            with Image.open(content) as image:
+    for file in sorted(files.iterdir(), key=lambda file: file.name):
+        if file.name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")):
+            with Image.open(io.BytesIO(file.read_bytes())) as image:
                 square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (FACE, FACE))
-                found.append(torch.from_numpy(np.array(square)))
+            found.append(torch.from_numpy(np.array(square)))
     return torch.stack(found).permute(0, 3, 1, 2).contiguous()
 
 
