@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from grading.sandbox import Job, StudentError
-from grading.wire import Code, Handle
+from grading.wire import Code, Handle  # noqa: F401 (checks use Code)
 
 SECONDS = 20.0  # for a call of a student's function
 
@@ -74,10 +74,22 @@ class Student:
         """
         target, path = _place(function)
         message = {"do": "call", "target": target, "path": path, "args": list(args), "kwargs": kwargs}
-        try:
-            return self._job.ask(message, seconds or self._seconds)
-        except StudentError as error:
-            raise StudentError(f"{path or 'the object'}: {error}") from error
+        return self._ask(message, path, seconds or self._seconds)
+
+    def gradient(self, function: "str | Handle | tuple[Handle, str]", *args: Any, of: int) -> Any:
+        """The gradient of the sum of a function's squared output by one of its arguments, on the submission's side.
+
+        Args:
+            function: as for `call`.
+            args: the same; the argument meant is a tensor of floats.
+            of: which argument.
+
+        Raises:
+            StudentError: as for `call`; or no gradient flows.
+        """
+        target, path = _place(function)
+        message = {"do": "gradient", "target": target, "path": path, "args": list(args), "of": of}
+        return self._ask(message, path, self._seconds)
 
     def get(self, value: "str | tuple[Handle, str]") -> Any:
         """A variable of the submission, or an attribute of what an earlier call returned.
@@ -87,6 +99,12 @@ class Student:
         """
         target, path = _place(value)
         return self._job.ask({"do": "get", "target": target, "path": path}, self._seconds)
+
+    def _ask(self, message: dict[str, Any], path: str, seconds: float) -> Any:
+        try:
+            return self._job.ask(message, seconds)
+        except StudentError as error:
+            raise StudentError(f"{path or 'the object'}: {error}") from error
 
     def has(self, *names: str) -> list[str]:
         """Those of the names that the submission defines."""
@@ -264,7 +282,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, Handle):
         return f"something else ({value.kind})"
     return type(value).__name__
-
-
-__all__ = ["Code", "Exercise", "Handle", "Outcome", "Part", "Student", "StudentError", "difference", "exercise", "holds",
-           "run", "same"]  # fmt: skip

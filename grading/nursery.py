@@ -29,12 +29,13 @@ PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, CLEAR_ALL
 FIRST_UID = 1_800_000_000  # far from any account of the machine
 # What no exercise needs, and an attack might: other namespaces, mounts, tracing, the kernel's keys and programs.
 FORBIDDEN_CALLS = (
-    "mount umount2 pivot_root chroot unshare setns open_tree move_mount fsopen fsmount fsconfig mount_setattr "
-    "ptrace process_vm_readv process_vm_writev pidfd_getfd kcmp perf_event_open bpf userfaultfd "
-    "io_uring_setup io_uring_enter io_uring_register keyctl add_key request_key "
-    "init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff "
-    "open_by_handle_at name_to_handle_at personality quotactl acct settimeofday clock_settime adjtimex"
-).split()
+    "mount", "umount2", "pivot_root", "chroot", "unshare", "setns", "open_tree", "move_mount", "fsopen",
+    "fsmount", "fsconfig", "mount_setattr", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd",
+    "kcmp", "perf_event_open", "bpf", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register",
+    "keyctl", "add_key", "request_key", "init_module", "finit_module", "delete_module", "kexec_load",
+    "kexec_file_load", "reboot", "swapon", "swapoff", "open_by_handle_at", "name_to_handle_at", "personality",
+    "quotactl", "acct", "settimeofday", "clock_settime", "adjtimex",
+)  # fmt: skip
 WARM = ("torch", "torchvision", "matplotlib.pyplot", "IPython.core.interactiveshell", "course_lib.base.images")
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -109,6 +109,11 @@ def serve(channel: socket.socket) -> None:
             case "call":
                 function = look_up(message["target"], message["path"])
                 return function(*resolve(message["args"]), **resolve(message["kwargs"]))
+            case "gradient":
+                function, args = look_up(message["target"], message["path"]), resolve(message["args"])
+                args[message["of"]].requires_grad_()
+                function(*args).square().sum().backward()
+                return args[message["of"]].grad
 
     while True:
         try:

@@ -59,8 +59,8 @@ def encode(message: Any, keep: Any = None) -> bytes:
     """A message as bytes.
 
     Args:
-        message: None, bool, int, float, str, tensors, NumPy arrays and numbers, and lists, tuples and dictionaries (with
-            keys that are strings or integers) of these; handles.
+        message: None, bool, int, float, str, tensors, NumPy arrays and numbers, and lists, tuples and dictionaries
+            (with keys that are strings or integers) of these; handles.
         keep: called with what is none of these; returns a Handle for it. Without it such a thing is an error.
 
     Raises:

@@ -1,0 +1,80 @@
+"""Every assignment: reference and alternative earn all points, each wrong solution loses some in its exercise alone.
+
+The submissions run without isolation here (they are our own); tests/test_grading.py tests the sandbox.
+"""
+
+import re
+
+import pytest
+
+from grading import assignment, grade
+from grading.sandbox import Sandbox
+
+NAMES = assignment.names()
+each = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(isolated=False) as made:
+        yield made
+
+
+def earned(made, sandbox, notebook):
+    report = grade.grade(made, notebook, sandbox, "secret")
+    return {outcome.exercise.name: outcome.earned for outcome in report.outcomes}, report
+
+
+def full(made):
+    return {exercise.name: exercise.points for exercise in made.exercises}
+
+
+def test_there_are_assignments():
+    assert NAMES
+
+
+@each
+def test_reference_and_alternative_earn_everything(name, sandbox):
+    made = assignment.load(name)
+    assert 5 <= len(made.exercises) <= 8 and len(made.questions) == 1
+    alternatives = made.answers().RIGHT
+    assert alternatives.keys() == full(made).keys()
+    for notebook in (made.source, made.filled(alternatives)):
+        points, report = earned(made, sandbox, notebook)
+        assert points == full(made), [part.reason for outcome in report.outcomes for part in outcome.parts]
+        assert not report.errors and not report.flags, "the self-checks pass, nothing forbidden is called"
+
+
+@each
+def test_wrong_solutions_lose_points_where_they_are_wrong(name, sandbox):
+    made = assignment.load(name)
+    wrong = made.answers().WRONG
+    assert wrong.keys() == full(made).keys() and all(len(found) >= 4 for found in wrong.values())
+    for exercise, solutions in wrong.items():
+        for what, source in solutions.items():
+            points, _ = earned(made, sandbox, made.filled({exercise: source}))
+            lost = {key for key, most in full(made).items() if points[key] < most}
+            assert lost == {exercise}, f"{exercise}, {what}: {points}"
+
+
+@each
+def test_the_release_gives_nothing_away(name, sandbox):
+    made = assignment.load(name)
+    points, _ = earned(made, sandbox, made.release())
+    assert set(points.values()) == {0.0}
+    text = "\n".join(cell.source for cell in made.release().cells)
+    assert "BEGIN SOLUTION" not in text and "END SOLUTION" not in text
+    for block in re.findall(
+        r"(?s)### BEGIN SOLUTION\n(.*?)### END SOLUTION", "\n".join(c.source for c in made.source.cells)
+    ):
+        lines = [line.strip() for line in block.splitlines() if len(line.strip()) > 20]
+        assert lines and not [line for line in lines if line in text]
+    hidden = (made.folder / "checks.py").read_text()
+    for line in (line.strip() for line in hidden.splitlines()):
+        assert len(line) < 30 or line.startswith(("import", "from", '"')) or line not in text, line
+
+
+@each
+def test_the_release_is_nbgraders_format(name):
+    validator = pytest.importorskip("nbgrader.nbgraderformat").MetadataValidatorV3
+    validator().validate_nb(assignment.load(name).release())

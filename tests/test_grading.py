@@ -1,0 +1,330 @@
+"""The grader against those who would fool it: wire, sandbox, and attacks as real submissions beside honest ones."""
+
+import json
+import shutil
+
+import nbformat
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grading import assignment, checks, grade, sandbox, wire
+from grading.sandbox import Limits, Sandbox, SandboxError, StudentError
+
+needs_sandbox = pytest.mark.skipif(
+    shutil.which("bwrap") is None, reason="bubblewrap is not installed (apt install bubblewrap)"
+)
+
+
+@pytest.fixture(scope="module")
+def isolated():
+    pytest.importorskip("pyseccomp", reason="pyseccomp is not installed (pip install -e .[grading])")
+    with Sandbox() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def plain():
+    with Sandbox(isolated=False) as made:
+        yield made
+
+
+# --- wire
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=5) | st.integers(-5, 5), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(values)
+def test_messages_come_back_as_they_were(value):
+    found = wire.decode(wire.encode(value))
+    assert repr(found) == repr(value), "NaN too, and -0.0, and which is a tuple"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+def test_tensors_come_back_dense(dtype):
+    x = (normal(3, 4) * 9).to(dtype)
+    for sent in (x, x.mT, x[::2], x.expand(2, 3, 4), torch.nn.Parameter(x) if dtype.is_floating_point else x):
+        found = wire.decode(wire.encode({"x": [sent]}))["x"][0]
+        assert type(found) is torch.Tensor and found.dtype == dtype and torch.equal(found, sent.detach())
+    assert wire.decode(wire.encode([np.float32(0.5), np.int64(3), np.arange(3)[::-1]]))[:2] == [0.5, 3]
+
+
+def test_what_pretends_arrives_as_what_it_is():
+    class Always(torch.Tensor):
+        __eq__ = __ge__ = __le__ = lambda self, other: True
+
+    class One(float):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+    found = wire.decode(wire.encode([torch.zeros(2).as_subclass(Always), One(7)]))
+    assert type(found[0]) is torch.Tensor and type(found[1]) is float and found[1] == 7
+
+
+def test_broken_messages_are_refused():
+    good = wire.encode({"a": [1, torch.zeros(2)]})
+    deep = json.dumps([]).join("[" * 3 + "]" * 3)
+    bad = [b"", b"\xff" * 40, good[:-1], good[:20], good.replace(b"tensor", b"tensoR"), b"\x00" * 8 + good[8:]]
+    for message in (
+        '{"int": "1x"}',
+        '{"float": "1"}',
+        '{"tensor": "7"}',
+        '{"dict": [[[], 1]]}',
+        "[1]",
+        "{}",
+        deep,
+        "nul",
+    ):
+        bad.append(safetensors.torch.save({}, {"message": message}))
+    bad.append(safetensors.torch.save({}, {"message": '{"list": [' * 40 + "]}" * 40}))
+    bad.append(safetensors.torch.save({}, {"message": '{"list": [' + "1," * wire.MAX_ITEMS + "1]}"}))
+    for content in bad:
+        with pytest.raises(wire.WireError):
+            wire.decode(content)
+    with pytest.raises(TypeError, match="cannot send object"):
+        wire.encode(object())
+    endless = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="nested"):
+        wire.encode(endless)
+
+
+# --- comparing
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "says"),
+    [
+        (torch.ones(2), torch.ones(3), "shape"),
+        (torch.ones(2, dtype=torch.int64), torch.ones(2), "floats"),
+        (torch.tensor([1.0, float("nan")]), torch.ones(2), "NaN"),
+        (torch.tensor([1.0, float("inf")]), torch.ones(2), "off by up to inf"),
+        (1.0, torch.ones(1), "tensor"),
+        (True, 1, "number"),
+        ("1", 1, "number"),
+        (2, 1, "wrong"),
+        (1.01, 1.0, "off by up to 0.01"),
+        ([1], [1, 2], "2 values"),
+        ([1, [2, 3.5]], [1, [2, 3.0]], "off"),
+        (torch.tensor([0, 1]), torch.tensor([1, 1]), "1 of 2"),
+        (float("nan"), 1.0, "NaN"),
+        (None, "a", "wrong"),
+    ],
+)
+def test_differences_are_named(found, expected, says):
+    assert says in checks.difference(found, expected)
+
+
+def test_right_answers_have_no_difference():
+    big = normal(5) * 1e6
+    for found, expected in (
+        (big + 1, big), (torch.ones(2).half(), torch.ones(2)), (torch.tensor(3), 3), (torch.tensor(0.5), 0.5),
+        ((1, 2), [1, 2]), (torch.tensor([float("inf")]), torch.tensor([float("inf")])), (3, 3.0),
+        (torch.zeros(0, 2), torch.zeros(0, 2)), (torch.tensor([1], dtype=torch.int32), torch.tensor([True])),
+    ):  # fmt: skip
+        assert checks.difference(found, expected) is None
+
+
+# --- sandbox
+
+
+@needs_sandbox
+def test_the_sandbox_refuses_what_an_attacker_tries_first(isolated):
+    assert set(sandbox.attack(isolated).values()) == {"refused"}
+    sandbox.assert_safe(isolated)
+
+
+def test_the_attacks_see_an_open_door(plain):
+    outcomes = sandbox.attack(plain)
+    assert {outcomes[name] for name in ("a file of the grader", "another process")} == {"reached"}
+    with pytest.raises(SandboxError, match="does not hold here: .*a file of the grader"):
+        sandbox.assert_safe(plain)
+
+
+@needs_sandbox
+def test_jobs_share_nothing_and_end_with_all_that_they_started(isolated):
+    leave = "import os\nopen('/tmp/mine', 'w').write('1')\nif os.fork() == 0:\n    os.setsid()\n    while True: pass"
+    with isolated.start() as one:
+        one.ask({"do": "run", "source": leave}, 20)
+        with isolated.start() as two:
+            two.ask({"do": "run", "source": "import os\nfound = os.listdir('/tmp'), os.getuid()"}, 20)
+            files, uid = two.ask({"do": "get", "target": None, "path": "found"}, 20)
+            one.ask({"do": "run", "source": "mine = os.getuid()"}, 20)
+            assert "mine" not in files
+            assert uid == 0 or uid != one.ask({"do": "get", "target": None, "path": "mine"}, 20), "a uid of its own"
+    with isolated.start() as three:
+        assert three.ask({"do": "names", "names": ["found"]}, 20) == []
+
+
+def test_a_missing_program_is_named(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SandboxError, match="apt install bubblewrap"):
+        Sandbox()
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("while True: pass", "no answer within"),
+        ("import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", "no answer"),
+        ("import os; os._exit(0)", "ended"),
+        ("import torch; x = torch.ones(300_000_000, dtype=torch.float64)", "ended|broke"),
+    ],
+)  # fmt: skip
+def test_what_ends_a_process_is_reported(isolated, source, says):
+    with isolated.start(Limits(memory=2**30)) as job:
+        with pytest.raises(StudentError, match=says):
+            job.ask({"do": "run", "source": source}, 3 if "while" in source else 60)
+            job.ask({"do": "get", "target": None, "path": "os"}, 3)
+        with pytest.raises(StudentError, match="has ended"):
+            job.ask({"do": "names", "names": []}, 3)
+
+
+# --- attacks as submissions
+
+STUB = assignment.load("upsampling").release()
+ATTACKS = {
+    "always equal": """
+class Always:
+    def __eq__(self, other): return True
+    __ge__ = __le__ = __gt__ = __lt__ = __eq__
+    shape = (1,)
+    def __getattr__(self, name): return self
+    def __call__(self, *args, **kwargs): return self
+fitting_layers = stretch = transposed = depth_to_space = visits = learn_kernel = Always()
+""",
+    "subclasses": """
+import torch, numpy
+class T(torch.Tensor):
+    def __eq__(self, other): return True
+    @classmethod
+    def __torch_function__(cls, f, types, args=(), kwargs=None): return True
+class A(numpy.ndarray):
+    def __eq__(self, other): return True
+stretch = transposed = lambda *a: torch.zeros(1).as_subclass(T)
+depth_to_space = visits = lambda *a: numpy.zeros(3).view(A)
+""",
+    "input and AST transformers": """
+import ast
+ip = get_ipython()
+class Cheat(ast.NodeTransformer):
+    def visit_Assert(self, node): return ast.Pass()
+ip.ast_transformers.append(Cheat())
+ip.input_transformers_cleanup.append(lambda lines: ["pass\\n"])
+ip.run_cell = ip.run_cell_async = lambda *a, **k: None
+ip.kernel = None
+""",
+    "patched comparison": """
+import builtins, torch
+torch.allclose = torch.equal = lambda *a, **k: True
+builtins.round = builtins.abs = builtins.all = lambda *a, **k: True
+import grading.checks, grading.wire, grading.server
+grading.checks.same = grading.checks.difference = lambda *a, **k: None
+grading.wire.encode = lambda *a, **k: b""
+""",
+    "monkeypatched course": """
+import course_lib.base.images as images
+for name in dir(images): setattr(images, name, lambda *a, **k: True)
+""",
+    "forged replies": """
+import gc, socket, struct
+for thing in gc.get_objects():
+    if isinstance(thing, socket.socket):
+        thing.sendall(struct.pack(">Q", 3) + b"abc")
+""",
+    "huge replies": "stretch = transposed = lambda *a: torch.zeros(40_000_000)\nvisits = lambda *a: list(range(10**6))",
+    "another's memory": """
+import os, glob
+for path in glob.glob("/proc/[0-9]*/mem"):
+    try: open(path, "rb").read(1)
+    except Exception: pass
+found = [open(p).read() for p in glob.glob("/**/gradebook*", recursive=True)]
+""",
+    "reading the stack": """
+import sys, inspect
+def stretch(*args):
+    for frame in inspect.stack():
+        for value in frame.frame.f_locals.values():
+            if isinstance(value, dict) and "expected" in value: return value["expected"]
+    return sys._getframe(1).f_locals
+transposed = depth_to_space = visits = learn_kernel = fitting_layers = stretch
+""",
+    "a long line": "print('x' * 40_000_000)",
+    "HTML": "from IPython.display import HTML, display\ndisplay(HTML('<script>1</script>')); print('<b>')",
+    "exit": "import os; os._exit(0)",
+    "system exit": "raise SystemExit(0)",
+    "fork bomb": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+    "memory": "hog = [bytearray(2**28) for _ in range(32)]",
+    "a child of its own": """
+import os
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        while True: pass
+""",
+    "recursion": "def visits(*a):\n    x = []\n    x.append(x)\n    return x\nstretch = visits",
+    "no functions": "del fitting_layers, stretch, transposed",
+}  # fmt: skip
+
+
+def submission(*sources, base=STUB):
+    notebook = nbformat.v4.new_notebook(cells=list(base.cells))
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    return notebook
+
+
+@needs_sandbox
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_earns_nothing_and_the_next_one_is_graded(attack, isolated, monkeypatch):
+    monkeypatch.setattr(grade, "CELL_SECONDS", 4.0)
+    monkeypatch.setattr(checks, "SECONDS", 4.0)
+    made, limits = assignment.load("upsampling"), Limits(memory=2**30)
+    report = grade.grade(made, submission(ATTACKS[attack]), isolated, "secret", limits)
+    assert report.earned == 0 and report.points == 20
+    assert all(part.reason for outcome in report.outcomes for part in outcome.parts), "never a silent 0"
+
+
+@needs_sandbox
+def test_an_honest_solution_beside_attacks_earns_everything(isolated, monkeypatch):
+    monkeypatch.setattr(grade, "CELL_SECONDS", 8.0)
+    made = assignment.load("upsampling")
+    noisy = "import warnings; warnings.warn('deprecated'); %matplotlib inline\n%pip install torch\n!ls"
+    for notebook in (
+        made.source,
+        submission(noisy, base=made.source),
+        submission("while True: pass", base=made.source),
+    ):
+        notebook = nbformat.v4.new_notebook(cells=[c for c in notebook.cells if c.cell_type == "code"])
+        for cell in notebook.cells:
+            cell.metadata = {}
+        report = grade.grade(made, notebook, isolated, "secret")
+        assert report.earned == 20, "without metadata, with a warning, and with a cell that never ends"
+
+
+def test_what_is_forbidden_is_flagged_and_costs_nothing(plain):
+    made = assignment.load("upsampling")
+    short = "import torch.nn.functional as F\ndef transposed(x, weight, stride=1, padding=0):\n" \
+            "    return F.conv_transpose1d(x, weight, None, stride, padding)"  # fmt: skip
+    report = grade.grade(made, made.filled({"transposed": short}), plain, "secret")
+    assert report.earned == 20
+    assert [flag for flag in report.flags if "conv_transpose1d, which transposed forbids" in flag]
+
+
+def test_inputs_depend_on_the_secret_and_repeat(plain):
+    assert grade.seed_of("a", "b") == grade.seed_of("a", "b") != grade.seed_of("ab", "")
