@@ -100,6 +100,7 @@ def _become_job(channel: socket.socket, order: dict) -> None:
     """The last fork: process 1 of its own namespace."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if order["isolated"]:
+        _must(_libc.unshare(CLONE_NEWNS), "mounts of its own")  # not the keeper's, who needs its /proc
         _must(_libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None), "private mounts")
         quiet = MS_NOSUID | MS_NODEV
         try:
@@ -130,7 +131,7 @@ def _start(channel: socket.socket, order: dict) -> int:
     try:
         os.setsid()
         if order["isolated"]:
-            _must(_libc.unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID), "namespaces")
+            _must(_libc.unshare(CLONE_NEWIPC | CLONE_NEWPID), "namespaces")
         job = os.fork()
         if job == 0:
             _become_job(channel, order)

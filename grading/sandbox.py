@@ -240,59 +240,61 @@ class Sandbox:
         return sorted(path for path in paths if not any(path.is_relative_to(other) for other in paths - {path}))
 
 
-# What an attacker tries first. Each line of the report is "name: reached" or "name: refused".
-_ATTACKS = """
-import ctypes, os, socket, subprocess
-report = {}
-def attempt(name, attack):
-    try:
-        report[name] = "reached" if attack() else "refused"
-    except BaseException as error:
-        report[name] = "refused"
+# What an attacker tries first: expressions, true where they get through.
+_ATTACKS = {
+    "remounting the system for writing": "libc.mount(b'none', b'/usr', None, 4096 | 32, None) == 0",
+    "a namespace of its own with every right": "libc.unshare(0x10000000) == 0",
+    "becoming root": "os.setuid(0) or os.getuid() == 0",
+    "the accounts' passwords": "bool(open('/etc/shadow').read(1))",
+    "a file of the grader": "bool(open(SECRET).read(1))",
+    "writing into the course": "bool(open(COURSE + '/course_lib/.tried', 'w'))",
+    "the network": "connects(socket.AF_INET, ('127.0.0.1', PORT))",
+    "the host's virtual socket": "bool(socket.socket(socket.AF_VSOCK))",
+    "another process": "any(p.isdigit() and int(p) not in (1, os.getpid()) for p in os.listdir('/proc'))",
+    "tracing a process": "traces()",
+    "a disk beyond its size": "open('/tmp/.tried', 'wb').write(bytes(DISK + 2**20)) > DISK",
+    "processes without end": "forks()",
+}
+_TOOLS = """
+import ctypes, os, signal, socket, time
 libc = ctypes.CDLL(None, use_errno=True)
-def readable(path):
-    return bool(open(path, "rb").read(1))
-def connects():
-    for family, address in ((socket.AF_INET, ("1.1.1.1", 53)), (socket.AF_INET, ("127.0.0.1", PORT))):
-        s = socket.socket(family); s.settimeout(1); s.connect(address)
-    return True
-def forks():
-    children = []
-    try:
-        for _ in range(PROCESSES + 50):
-            child = os.fork()
-            if child == 0:
-                import time; time.sleep(5); os._exit(0)
-            children.append(child)
-        return True
-    finally:
-        for child in children: os.kill(child, 9); os.waitpid(child, 0)
-def traces():
+def sleeper():
     child = os.fork()
     if child == 0:
-        import time; time.sleep(5); os._exit(0)
+        time.sleep(5)
+        os._exit(0)
+    return child
+def end(children):
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+def connects(family, address):
+    socket.socket(family).connect(address)
+    return True
+def traces():
+    child = sleeper()
     try:
         return libc.ptrace(0x4206, child, None, None) == 0
     finally:
-        os.kill(child, 9); os.waitpid(child, 0)
-attempt("remounting the system for writing", lambda: libc.mount(b"none", b"/usr", None, 4096 | 32, None) == 0)
-attempt("a namespace of its own with every right", lambda: libc.unshare(0x10000000) == 0)
-attempt("becoming root", lambda: os.setuid(0) or os.getuid() == 0)
-attempt("the accounts' passwords", lambda: readable("/etc/shadow"))
-attempt("a file of the grader", lambda: readable(SECRET))
-attempt("writing into the course", lambda: open(COURSE + "/course_lib/x", "w"))
-attempt("the network", connects)
-attempt("the host's virtual socket", lambda: socket.socket(socket.AF_VSOCK))
-others = lambda: [p for p in os.listdir("/proc") if p.isdigit() and int(p) not in (1, os.getpid())]
-attempt("another process", others)
-attempt("tracing a process", traces)
-attempt("a disk beyond its size", lambda: open("/tmp/big", "wb").write(bytes(DISK + 2**20)))
-attempt("processes without end", forks)
+        end([child])
+def forks():
+    children = []
+    try:
+        while len(children) < PROCESSES + 50:
+            children.append(sleeper())
+        return True
+    finally:
+        end(children)
+def attempt(attack):
+    try:
+        return bool(eval(attack))
+    except BaseException:
+        return False
 """
 
 
-def attack(sandbox: Sandbox) -> dict[str, str]:
-    """Try to break out of a sandbox; what was reached and what was refused, by the name of each attack.
+def attack(sandbox: Sandbox) -> dict[str, bool]:
+    """Try to break out of a sandbox; whether each attack got through, by its name.
 
     Args:
         sandbox: is left as it was.
@@ -300,21 +302,27 @@ def attack(sandbox: Sandbox) -> dict[str, str]:
     Raises:
         SandboxError: the attacks could not be tried.
     """
-    limits = Limits(processes=40, disk=8 * 2**20, seconds=60)
+    limits, reached = Limits(processes=40, disk=8 * 2**20, seconds=60), {}
     with tempfile.NamedTemporaryFile(dir=ROOT, prefix=".secret") as secret, socket.create_server(("127.0.0.1", 0)) as s:
         secret.write(b"secret")
         secret.flush()
         names = {"SECRET": secret.name, "COURSE": str(ROOT), "PORT": s.getsockname()[1]}
         names |= {"DISK": limits.disk, "PROCESSES": limits.processes}
-        with sandbox.start(limits) as job:
-            try:
-                source = "\n".join(f"{name} = {value!r}" for name, value in names.items()) + _ATTACKS
-                done = job.ask({"do": "run", "source": source}, 60)
-                if done["error"]:
-                    raise SandboxError(f"the sandbox could not be tried: {done['error']}")
-                return job.ask({"do": "get", "target": None, "path": "report"}, 10)
-            except StudentError as error:
-                raise SandboxError(f"the sandbox could not be tried: {error}") from error
+        tools = "\n".join(f"{name} = {value!r}" for name, value in names.items()) + _TOOLS
+        for name, expression in _ATTACKS.items():
+            with sandbox.start(limits) as job:
+                try:
+                    if problem := job.ask({"do": "run", "source": tools}, 60)["error"]:
+                        raise SandboxError(f"the sandbox could not be tried: {problem}")
+                    call = {"do": "call", "target": None, "path": "attempt", "args": [expression], "kwargs": {}}
+                    reached[name] = job.ask(call, 30) is not False
+                except StudentError as error:
+                    if job.alive:
+                        raise SandboxError(f"the sandbox could not be tried: {error}") from error
+                    reached[name] = False  # it was ended for trying
+    for left in (ROOT / "course_lib" / ".tried", Path("/tmp/.tried")):
+        left.unlink(missing_ok=True)
+    return reached
 
 
 def assert_safe(sandbox: Sandbox) -> None:
@@ -323,6 +331,6 @@ def assert_safe(sandbox: Sandbox) -> None:
     Raises:
         SandboxError: something was reached; the message says what.
     """
-    reached = [name for name, outcome in attack(sandbox).items() if outcome != "refused"]
+    reached = [name for name, got_through in attack(sandbox).items() if got_through]
     if reached:
         raise SandboxError(f"the sandbox does not hold here: {', '.join(reached)}")

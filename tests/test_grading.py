@@ -145,14 +145,13 @@ def test_right_answers_have_no_difference():
 
 @needs_sandbox
 def test_the_sandbox_refuses_what_an_attacker_tries_first(isolated):
-    assert set(sandbox.attack(isolated).values()) == {"refused"}
-    sandbox.assert_safe(isolated)
+    assert not [name for name, got_through in sandbox.attack(isolated).items() if got_through]
 
 
 def test_the_attacks_see_an_open_door(plain):
-    outcomes = sandbox.attack(plain)
-    assert {outcomes[name] for name in ("a file of the grader", "another process")} == {"reached"}
-    with pytest.raises(SandboxError, match="does not hold here: .*a file of the grader"):
+    with pytest.raises(
+        SandboxError, match="does not hold here: .*a file of the grader.*the network, .*another process"
+    ):
         sandbox.assert_safe(plain)
 
 
