@@ -192,6 +192,7 @@ def main() -> None:
         orders.sendall(b"done\n")
     for keeper in keepers.values():
         _end(keeper)
+    os._exit(0)  # nothing here needs an orderly end
 
 
 def _end(keeper: int) -> None:

@@ -327,3 +327,46 @@ def test_what_is_forbidden_is_flagged_and_costs_nothing(plain):
 
 def test_inputs_depend_on_the_secret_and_repeat(plain):
     assert grade.seed_of("a", "b") == grade.seed_of("a", "b") != grade.seed_of("ab", "")
+
+
+# --- the command line
+
+
+def run(*words):
+    from grading.__main__ import main
+
+    return main([str(word) for word in words])
+
+
+def test_a_folder_is_released_graded_and_goes_on(tmp_path, capsys):
+    made = assignment.load("upsampling")
+    folder, results = tmp_path / "in", tmp_path / "out"
+    for student, notebook in (("Анна", made.source), ("=cmd", made.release())):
+        (folder / student).mkdir(parents=True)
+        nbformat.write(notebook, folder / student / "work (1).ipynb")
+    (folder / "broken.ipynb").write_text("{<script>")
+    assert run("grade", "upsampling", folder, "--to", results, "--no-sandbox", "--workers", 1) == 0
+    assert "WITHOUT A SANDBOX" in capsys.readouterr().err
+    rows = (results / "scores.csv").read_text("utf-8-sig").splitlines()
+    assert rows[0] == "student,kernels,linear,transposed,shuffle,blur,learned,points,of,look at"
+    found = {row.split(",")[0]: row for row in rows[1:]}
+    assert found["Анна"].endswith(",20,20,") and "'=cmd" in found and ",0,20," in found["'=cmd"]
+    assert "not a notebook that can be read" in found["broken"] and "not defined: fitting_layers" in found["broken"]
+    page = (results / "=cmd.html").read_text()
+    assert "20" in page and "<script>" not in page + (results / "broken.html").read_text()
+    times = {path: path.stat().st_mtime_ns for path in results.glob("*.json")}
+    nbformat.write(made.source, folder / "=cmd" / "work (1).ipynb")
+    assert run("grade", "upsampling", folder, "--to", results, "--no-sandbox", "--workers", 1) == 0
+    changed = [path.name for path, time in times.items() if path.stat().st_mtime_ns != time]
+    assert changed == ["=cmd.json"], "only what changed is graded again"
+    assert json.loads((results / "=cmd.json").read_text())["earned"] == 20
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
+    assert run("release", "upsampling", "--to", tmp_path) == 0
+    assert run("release", "upsampling", "--to", tmp_path) == 1
+    assert "nothing is overwritten" in capsys.readouterr().err
+    assert run("release", "cooking", "--to", tmp_path) == 1
+    assert "expected an assignment of" in capsys.readouterr().err
+    assert run("grade", "upsampling", tmp_path / "none", "--to", tmp_path) == 1
+    assert "expected a folder of notebooks" in capsys.readouterr().err
