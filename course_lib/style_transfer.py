@@ -44,9 +44,7 @@ def gram_matrix(features: Tensor) -> Tensor:
     if features.ndim != 4 or 0 in features.shape[2:]:
         raise ValueError(f"features must be (B, C, H, W) with H, W ≥ 1, got {tuple(features.shape)}")
     B, C, H, W = features.shape
-    if features.dtype in (torch.float16, torch.bfloat16):
-        features = features.float()  # a sum over thousands of positions needs more than 8 bits
-    return _Gram.apply(features.permute(0, 2, 3, 1).reshape(B, H * W, C)) / (H * W)
+    return _Gram.apply(runtime.wide(features).permute(0, 2, 3, 1).reshape(B, H * W, C)) / (H * W)
 
 
 class _Gram(torch.autograd.Function):
@@ -71,17 +69,17 @@ def content_loss(features: Tensor, target: Tensor) -> Tensor:
 
     Args:
         features: F, of x, (B, C, H, W).
-        target: P, of the content, of the same shape; its dtype is that of the loss.
+        target: P, of the content, of the same shape.
 
     Returns:
-        A scalar ≥ 0.
+        A scalar ≥ 0; in float32 where the features are of half precision.
 
     Raises:
         ValueError: the shapes differ.
     """
     if features.shape != target.shape:
         raise ValueError(f"features {tuple(features.shape)} and target {tuple(target.shape)} differ in shape")
-    return (features.to(target.dtype) - target).square().mean()
+    return (runtime.wide(features) - runtime.wide(target)).square().mean()
 
 
 def style_loss(gram: Tensor, target: Tensor) -> Tensor:
@@ -92,14 +90,14 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
         target: A, of the style, of the same shape.
 
     Returns:
-        A scalar ≥ 0.
+        A scalar ≥ 0; in float32 where the matrices are of half precision.
 
     Raises:
         ValueError: the shapes differ.
     """
     if gram.shape != target.shape:
         raise ValueError(f"Gram matrices {tuple(gram.shape)} and {tuple(target.shape)} differ in shape")
-    return (gram - target).square().mean()
+    return (runtime.wide(gram) - runtime.wide(target)).square().mean()
 
 
 def total_variation(image: Tensor) -> Tensor:
@@ -109,13 +107,15 @@ def total_variation(image: Tensor) -> Tensor:
         image: (B, C, H, W), any range.
 
     Returns:
-        A scalar ≥ 0: the mean over vertical neighbours plus that over horizontal ones.
+        A scalar ≥ 0: the mean over vertical neighbours plus that over horizontal ones; in float32 where the image is
+        of half precision.
 
     Raises:
         ValueError: a side of 1 px has no neighbours.
     """
     if min(image.shape[-2:]) < 2:
         raise ValueError(f"total variation needs sides of 2 px or more, got {tuple(image.shape)}")
+    image = runtime.wide(image)
     return image.diff(dim=-2).square().mean() + image.diff(dim=-1).square().mean()
 
 
@@ -358,7 +358,7 @@ def optimise(
     if steps < 1 or optimiser not in ("lbfgs", "adam"):
         raise ValueError(f"steps must be 1 or more, optimiser 'lbfgs' or 'adam'; got {steps}, {optimiser!r}")
     # Half precision would lose the small moves of the pixels, and its gradients overflow.
-    x = image.detach().to(torch.promote_types(image.dtype, torch.float32)).clamp(0, 1).requires_grad_()
+    x = runtime.wide(image.detach()).clamp(0, 1).requires_grad_()
     engine = ProjectedLBFGS(x) if optimiser == "lbfgs" else torch.optim.Adam([x], lr=0.03)
     evaluation = _Evaluation(x, objective, callback)
     try:

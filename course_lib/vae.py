@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from course_lib.base import sampling, zoo
 from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
+from course_lib.base.runtime import wide
 
 
 def reparameterise(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
@@ -30,11 +31,6 @@ def reparameterise(mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
     return mu + torch.exp(0.5 * log_var) * noise
 
 
-def _wide(x: Tensor) -> Tensor:
-    """In float32 or more: squares, exponentials and sums over pixels overflow in float16."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(μ, diag σ²) ‖ N(0, I)) = −½ Σ (1 + log σ² − μ² − σ²), in nats (appendix B).
 
@@ -45,7 +41,7 @@ def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
     Returns:
         (...), at least 0; of half precision in float32.
     """
-    mu, log_var = _wide(mu), _wide(log_var)
+    mu, log_var = wide(mu), wide(log_var)
     return -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(-1)
 
 
@@ -57,12 +53,18 @@ def bernoulli_log_likelihood(logits: Tensor, images: Tensor) -> Tensor:
 
     Args:
         logits: (..., C, H, W).
-        images: in [0, 1], of a shape that broadcasts with the logits.
+        images: floats in [0, 1] or booleans, of a shape that broadcasts with the logits.
 
     Returns:
-        (...), at most 0.
+        (...), at most 0; of half precision in float32.
+
+    Raises:
+        TypeError: images of integers.
     """
-    logits, images = torch.broadcast_tensors(_wide(logits), _wide(images))
+    if not images.is_floating_point() and images.dtype != torch.bool:  # bytes may reach 255
+        raise TypeError(f"expected images as floats in [0, 1] or booleans; got {images.dtype}")
+    dtype = torch.promote_types(wide(logits).dtype, images.dtype)
+    logits, images = torch.broadcast_tensors(logits.to(dtype), images.to(dtype))
     return -F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((-3, -2, -1))
 
 
@@ -77,7 +79,7 @@ def gaussian_log_density(x: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     Returns:
         (...); of half precision in float32.
     """
-    x, mu, log_var = _wide(x), _wide(mu), _wide(log_var)
+    x, mu, log_var = wide(x), wide(mu), wide(log_var)
     return -0.5 * (math.log(2 * math.pi) + log_var + (x - mu).square() / log_var.exp()).sum(-1)
 
 
@@ -89,9 +91,9 @@ def importance_bound(log_joint: Tensor, log_q: Tensor) -> Tensor:
         log_q: log q(z_k|x) at the same draws, (K, B).
 
     Returns:
-        (B,), in nats; on average at most log p(x).
+        (B,), in nats; on average at most log p(x); of half precision in float32.
     """
-    return torch.logsumexp(log_joint - log_q, 0) - math.log(len(log_joint))
+    return torch.logsumexp(wide(log_joint) - wide(log_q), 0) - math.log(len(log_joint))
 
 
 class VAE(nn.Module):

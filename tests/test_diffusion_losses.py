@@ -146,3 +146,20 @@ def test_weights_refuse():
     for prediction_type, gamma in (("mu", 5.0), ("e", 5.0), ("v", 0.0), ("v", -1.0), ("v", math.nan)):
         with pytest.raises(ValueError, match="expected gamma > 0 and a prediction_type of epsilon, x0, v; got"):
             diffusion.weight(prediction_type, t, schedule, gamma, torch.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_loss_in_half_precision_is_computed_in_float32(dtype):
+    """An error of 300 is squared beyond float16."""
+    schedule, x0, t = diffusion.cosine(), normal(4, 3).to(dtype), torch.tensor([1, 300, 600, 1000])
+    noise = normal(4, 3, seed=1).to(dtype)
+
+    class Far(nn.Module):
+        def forward(self, x, t):
+            return torch.full_like(x, 300)
+
+    far = diffusion.Denoiser(Far(), schedule, "epsilon")
+    expected = (300 - noise.double()).square().mean()
+    found = diffusion.simple_loss(far, x0, t, noise)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)

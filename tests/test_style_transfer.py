@@ -486,3 +486,14 @@ def test_the_benchmark_runs(tmp_path):
     assert {row["network"] for row in numbers["quality"]} >= {"embedded", "random weights"}
     assert all(0 < row["style"] < 10 and row["seconds"] > 0 for row in numbers["quality"])
     assert images.load(tmp_path / "figure.jpg").shape[1] == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_half_precision_are_computed_in_float32(dtype):
+    """300² is beyond float16, whose largest number is 65504."""
+    F, P = 300 * normal(1, 3, 8, 8).to(dtype), 300 * normal(1, 3, 8, 8, seed=1).to(dtype)
+    matrices = [100 * (x @ x.mT) for x in (normal(1, 3, 3).to(dtype), normal(1, 3, 3, seed=1).to(dtype))]
+    for loss, arguments in ((nst.content_loss, (F, P)), (nst.style_loss, matrices), (nst.total_variation, (F,))):
+        found = loss(*arguments)
+        assert found.dtype == torch.float32
+        assert math.isclose(found, loss(*(x.double() for x in arguments)), rel_tol=1e-5)

@@ -457,3 +457,27 @@ def test_modulated_convolution_in_half_precision():
     for style, right in ((200.0, math.sqrt(8)), (0.0, 0.0)):
         found = stylegan.modulated_conv2d(ones, weight, torch.full((1, 8), style).half())
         assert found.flatten().tolist() == pytest.approx([right] * 4, rel=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mapping_in_half_precision(dtype):
+    """A running mean moves by less than its own last digit; squares of z end beyond 65504, and ε below 6e-8 is none."""
+    exact = tiny().mapping
+    half = copy.deepcopy(exact).to(dtype)
+    for _ in range(2000):
+        half.track(torch.ones(8, 5, dtype=dtype))
+    assert half.w_mean.tolist() == pytest.approx([1.0] * 5, abs=1e-3)
+    for z in (torch.zeros(2, 6), 300 * normal(2, 6), 1e-3 * normal(2, 6)):
+        torch.testing.assert_close(half(z.to(dtype)).double(), exact(z.to(dtype).double()), atol=0.03, rtol=0.03)
+    generator = tiny().to(dtype)
+    generator.mapping.track(torch.ones(8, 5, dtype=dtype))
+    assert generator.styles(torch.zeros(1, 6), truncation=0.5).dtype == dtype
+    assert stylegan.sample(generator, 2, rng(), truncation=0.5).isfinite().all()
+
+
+def test_a_tracked_mean_in_half_precision_is_saved_and_restored():
+    half, other = (tiny().to(torch.bfloat16) for _ in range(2))
+    half.mapping.track(torch.ones(8, 5, dtype=torch.bfloat16), decay=0.999)
+    other.mapping.track(torch.zeros(8, 5, dtype=torch.bfloat16))
+    other.load_state_dict(half.state_dict())
+    assert torch.equal(other.mapping.w_mean, half.mapping.w_mean) and other.mapping.w_mean.dtype == torch.float32

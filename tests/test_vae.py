@@ -350,3 +350,15 @@ def test_terms_in_half_precision_do_not_overflow():
     assert float(density) == pytest.approx(-13105, rel=1e-2)
     likelihood = vae.bernoulli_log_likelihood(torch.zeros(1, 1, 320, 320, **half), torch.zeros(1, 1, 320, 320, **half))
     assert float(likelihood) == pytest.approx(-320 * 320 * math.log(2), rel=1e-5)
+    ratios = [float(vae.importance_bound(torch.tensor([[1001.0, 1000]], **half), torch.tensor([[0.25, 0]], **half))[k])
+              for k in (0, 1)]  # fmt: skip
+    assert ratios == [1000.75, 1000.0]
+
+
+def test_integers_are_no_images_but_booleans_are():
+    logits, coins = normal(2, 1, 3, 3), normal(2, 1, 3, 3, seed=1) > 0
+    assert torch.equal(
+        vae.bernoulli_log_likelihood(logits, coins), vae.bernoulli_log_likelihood(logits, coins.double())
+    )
+    with pytest.raises(TypeError, match="floats in .0, 1. or booleans; got torch.uint8"):
+        vae.bernoulli_log_likelihood(logits, 255 * coins.byte())

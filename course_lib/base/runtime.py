@@ -118,6 +118,14 @@ def no_autocast(device: torch.device | str) -> contextlib.AbstractContextManager
         return contextlib.nullcontext()
 
 
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers in float32 or more, integers too: for squares, exponentials and sums, which halves cannot hold.
+
+    float16 ends at 65504, and below 6e-8 all is 0; bfloat16 has 8 bits and cannot tell 256 from 257.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @contextlib.contextmanager
 def fastest_threads(allowed: bool = True) -> Iterator[Callable[[float], None]]:
     """Short steps on a CPU with one thread or with all, whichever is faster at present.

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from course_lib.detection.boxes import check_boxes, iou, pairwise, wide
+from course_lib.base.runtime import wide
+from course_lib.detection.boxes import check_boxes, iou, pairwise
 
 BACKGROUND, IGNORED = -1, -2  # what `match_anchors` says of an anchor without an object
 

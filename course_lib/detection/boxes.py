@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from course_lib.base.runtime import wide
+
 
 def check_boxes(boxes: Tensor) -> Tensor:
     """The boxes themselves, if they are (..., 4) floating-point, finite, and in the format xyxy as far as one can see.
@@ -39,11 +41,6 @@ def check_boxes(boxes: Tensor) -> Tensor:
             "Are they (x, y, width, height)? Then torchvision.ops.box_convert(boxes, 'xywh', 'xyxy') first"
         )
     return boxes
-
-
-def wide(x: Tensor) -> Tensor:
-    """The same numbers in float32 or more."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
+from course_lib.base.runtime import wide
 from course_lib.diffusion.denoiser import Denoiser
 from course_lib.diffusion.process import PredictionType, Schedule, q_sample, target
 
@@ -84,7 +85,7 @@ def simple_loss(
         gamma: γ of the min-SNR weights, see `weight`; None: all times count alike.
 
     Returns:
-        A scalar.
+        A scalar; in float32 where x0 is of half precision.
 
     Raises:
         ValueError: shapes that differ, times out of range, what `weight` and the network refuse.
@@ -92,7 +93,7 @@ def simple_loss(
     """
     prediction_type, schedule = denoiser.prediction_type, denoiser.schedule
     prediction = denoiser.predict(q_sample(x0, t, noise, schedule), t, condition, condition_mask)
-    error = (prediction - target(prediction_type, x0, noise, t, schedule)).square()
+    error = (wide(prediction) - target(prediction_type, x0, noise, t, schedule)).square()
     if gamma is not None:
         error = weight(prediction_type, t, schedule, gamma, x0) * error
     return error.mean()

@@ -257,7 +257,7 @@ def _start(x: Tensor, schedule: Schedule, times: Sequence[int] | None) -> tuple[
     steps = list(itertools.pairwise(times))
     if not steps or times[0] > schedule.T or times[-1] < 0 or any(t <= s for t, s in steps):
         raise ValueError(f"expected at least two falling times between {schedule.T} and 0; got {times[:8]}")
-    return x.to(torch.promote_types(x.dtype, torch.float32)), steps
+    return runtime.wide(x), steps
 
 
 def _estimate(

@@ -73,7 +73,7 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None =
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in discriminator.modules()):
         raise ValueError("R1 needs a discriminator without batch normalisation")
     with runtime.no_autocast(images.device):  # a squared gradient is too fine for 8 bits
-        x = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
+        x = runtime.wide(images.detach()).requires_grad_()
         logits = discriminator(x) if labels is None else discriminator(x, labels)
         (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         return gradient.square().flatten(1).sum(1).mean()
@@ -139,4 +139,4 @@ def _densities(*densities: Tensor) -> list[Tensor]:
     for density in densities:
         if not (density >= 0).all():
             raise ValueError(f"densities must be numbers ≥ 0; the smallest is {float(density.min()):.3g}")
-    return [density.to(torch.promote_types(density.dtype, torch.float32)) for density in densities]
+    return list(map(runtime.wide, densities))

@@ -186,7 +186,7 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     dtype = torch.promote_types(a.dtype, b.dtype)
     if not dtype.is_floating_point:
         raise TypeError(f"expected noise as floats; got {dtype}")
-    a, b = (x.to(torch.promote_types(dtype, torch.float32)) for x in (a, b))  # half is too coarse for small angles
+    a, b = (runtime.wide(x.to(dtype)) for x in (a, b))  # half is too coarse for small angles
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
     cosine = torch.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
     omega = torch.arccos(cosine)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.detection.boxes import wide
+from course_lib.base.runtime import wide
 from course_lib.segmentation.semantic import as_mask, max_around
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.base import runtime
-from course_lib.detection.boxes import wide
+from course_lib.base.runtime import wide
 from course_lib.detection.coco import Objects
 from course_lib.segmentation.semantic import as_map, as_masks
 

@@ -83,7 +83,7 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool
     y = F.conv2d(x * styles[:, :, None, None].to(x.dtype), weight, padding=weight.shape[-1] // 2)
     if demodulate:
         with runtime.no_autocast(x.device):  # squares overflow in float16, and ε is 0 there
-            s, w = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (styles, weight))
+            s, w = map(runtime.wide, (styles, weight))
             norms = s.square() @ w.square().sum(dim=(2, 3)).T + 1e-8
         y = y * norms.rsqrt()[:, :, None, None].to(y.dtype)
     return y

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib.base import zoo
+from course_lib.base.runtime import wide
 from course_lib.gan.networks import check_floats
 from course_lib.stylegan.layers import SLOPE, EqualisedConv, EqualisedLinear, StyledConv, ToImage
 
@@ -59,7 +60,7 @@ class Mapping(nn.Module):
         lr: the learning-rate factor; the paper has 0.01 (appendix C).
 
     Attributes:
-        w_mean: (w_dim,), a running mean of w, which `track` updates.
+        w_mean: (w_dim,), a running mean of w, which `track` updates, in float32 or more.
     """
 
     def __init__(self, z_dim: int, w_dim: int, depth: int = 4, lr: float = 0.1) -> None:
@@ -76,16 +77,18 @@ class Mapping(nn.Module):
             ValueError: z of another shape, no z, or no floats.
         """
         check_floats(z, "z", self.z_dim)
-        z = z.to(self.w_mean.dtype)
-        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        own = self.layers[0].weight.dtype
+        z = wide(z.to(own))
+        x = (z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()).to(own)  # in float16 ε is 0, and 256² infinite
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)
-        return x.to(z.dtype)
+        return x.to(own)
 
     @torch.no_grad()
     def track(self, w: Tensor, decay: float = 0.995) -> None:
         """Move `w_mean` towards the mean of a batch of w (B, w_dim), by 1 − `decay` of the way."""
-        self.w_mean.lerp_(w.mean(0).to(self.w_mean.dtype), 1 - decay)
+        self.w_mean = wide(self.w_mean)  # in half precision a step so small is none
+        self.w_mean.lerp_(wide(w).mean(0).to(self.w_mean.dtype), 1 - decay)
 
 
 class StyleGenerator(nn.Module):
@@ -141,7 +144,8 @@ class StyleGenerator(nn.Module):
         """
         w = self.mapping(z)
         if truncation != 1:
-            w = torch.lerp(self.mapping.w_mean, w, float(truncation))
+            mean = self.mapping.w_mean
+            w = torch.lerp(wide(mean), w.to(wide(mean).dtype), float(truncation)).to(w.dtype)
         return w[:, None].expand(-1, self.layers, -1)
 
     def synthesis(self, ws: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
@@ -201,7 +205,7 @@ def minibatch_stddev(x: Tensor) -> Tensor:
     averaged over channels and positions (Karras et al. 2018, section 3).
     """
     B, _, H, W = x.shape
-    exact = x.to(torch.promote_types(x.dtype, torch.float32))  # not in the 8 bits of mixed precision
+    exact = wide(x)  # not in the 8 bits of mixed precision
     groups = exact.unflatten(0, (GROUP if B % GROUP == 0 else B, -1))  # (images, groups, C, H, W)
     variance = (groups - groups.mean(0)).square().mean(0)
     stddev = (variance + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)
