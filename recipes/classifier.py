@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from course_lib.base import classifier, datasets, metrics
 from course_lib.base.classifier import Classifier
+from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
 from recipes import common
 
@@ -69,10 +70,15 @@ def judge_step(
     preset: Preset,
     variance: float,
 ) -> Step:
-    """Cross-entropy of the class, and the readout's squared error relative to the pixels' variance."""
+    """Cross-entropy of the class, and the readout's squared error relative to the pixels' variance.
+
+    Of the first batch the step looks at the values, which must be in [0, 1]; of later ones it does not.
+    """
+    check_images = once(check_range)
 
     def step(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
+        check_images(images)
         images = augment(images, preset.shift, preset.turn, rng).contiguous(memory_format=torch.channels_last)
         features = network.features(images)
         classes = F.cross_entropy(network.logits(network.dropout(features)).float(), labels)

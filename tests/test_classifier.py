@@ -177,6 +177,21 @@ def test_augment_shifts_by_whole_pixels(recipe):
     assert turned.min() >= 0 and turned.max() <= 1 + 1e-6 and 0.7 < turned.sum() / x.sum() < 1.3
 
 
+@pytest.mark.parametrize("low, high", [(0, 255), (-1, 1)])
+def test_the_recipe_refuses_values_out_of_range(recipe, low, high):
+    """In the first batch; later ones are not looked at, for a GPU would wait."""
+    judge, readout = network().float().train(), torch.nn.Linear(64, 64)
+    optimiser = torch.optim.SGD([*judge.parameters(), *readout.parameters()], 0.0)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimiser)
+    preset = recipe.PRESETS["digits"]
+    step = recipe.judge_step(judge, readout, optimiser, schedule, torch.Generator(), preset, variance=1.0)
+    right, labels = images().float(), torch.zeros(6, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"images in \[0, 1\]"):
+        step((low + (high - low) * right, labels))
+    step((right, labels))
+    step((low + (high - low) * right, labels))
+
+
 def test_recipe_runs_and_resumes_exactly(recipe, tmp_path, monkeypatch):
     def files(name: str) -> list[str]:
         return [f"--{kind}={tmp_path / f'{name}.{suffix}'}" for kind, suffix in

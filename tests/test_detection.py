@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.ops
-from conftest import rng
+from conftest import rng, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -496,14 +496,31 @@ def test_a_training_step_looks_at_no_value():
 def test_bytes_are_no_images():
     """0 … 255 would count as a very bright image, or wrap around."""
     nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(TypeError, match="images as floats, got torch.uint8"):
+    with pytest.raises(TypeError, match="floating-point tensor .* got torch.uint8"):
         detection.DetectionDataset([torch.full((3, 8, 8), 200, dtype=torch.uint8)], [nothing])
-    with pytest.raises(ValueError, match=r"images in \[0, 1\], got values from 200 to 200"):
+    with pytest.raises(ValueError, match=r"images in \[0, 1\], .*got values from 200 to 200; is it x / 255"):
         detection.DetectionDataset([torch.full((3, 8, 8), 200.0)], [nothing])
-    with pytest.raises(TypeError, match="floats in \\[0, 1\\], got torch.uint8"):
+    with pytest.raises(TypeError, match=r"in \[0, 1\], got torch.uint8"):
         detection.detect(detection.Detector(2).eval(), torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     overshot = detection.DetectionDataset([torch.tensor([-0.0005, 1.0005]).expand(3, 2, 2)], [nothing])
     assert overshot.images.unique().tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("low, high, missing", [(0, 255, "x / 255"), (-1, 1, "(x + 1) / 2")])
+def test_values_out_of_range_are_refused(low, high, missing):
+    """As other tutorials and files have them. In training, only the first batch is looked at."""
+    images = low + (high - low) * uniform(2, 3, 32, 48, dtype=torch.float32)
+    detector, (boxes, labels) = tiny().eval(), some_objects()
+    told = rf"images in \[0, 1\], .*{re.escape(missing)}"
+    with pytest.raises(ValueError, match=told):
+        detection.detect(detector, images)
+    with pytest.raises(ValueError, match=told):
+        model.Pretrained(torch.nn.Identity(), ("person",))(images)
+    step = detection.detection_step(detector, torch.optim.SGD(detector.parameters(), 0.0), rng())
+    with pytest.raises(ValueError, match=told):
+        step((images, boxes, labels))
+    step((images.clamp(0, 1), boxes, labels))
+    step((images, boxes, labels))  # not looked at: a GPU would wait
 
 
 # The detector
@@ -751,7 +768,7 @@ def test_the_data_set_is_checked_once_and_kept_exactly():
             detection.DetectionDataset([image], [Objects(torch.tensor(bad), one, areas=areas)])
     with pytest.raises(ValueError, match="labels from 0, got -1"):  # it would count as padding
         detection.DetectionDataset([image], [Objects(torch.tensor(box), torch.tensor([-1]))])
-    with pytest.raises(ValueError, match=r"in \[0, 1\], got values from nan"):
+    with pytest.raises(ValueError, match=r"in \[0, 1\], without NaN; got values from nan"):
         detection.DetectionDataset([torch.full((3, 8, 8), math.nan)], [Objects(box, one)])
 
 

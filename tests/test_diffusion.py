@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from course_lib import diffusion
+from course_lib.base.unet import Config, UNet
 from course_lib.diffusion import Schedule
 from course_lib.diffusion.process import PREDICTION_TYPES, posterior_coefficients
 
@@ -286,6 +287,15 @@ def test_times_of_any_integers():
     for one in (np.int64(40), np.uint8(40)):
         assert torch.equal(diffusion.q_sample(x, one, noise, schedule), diffusion.q_sample(x, 40, noise, schedule))
         assert schedule.times(one) == schedule.times(40)
+    for process in (diffusion.q_sample, diffusion.mu_from_epsilon):
+        for kind in (np.int64, np.uint8):
+            found = process(x, np.array([1, 2, 100], kind), noise, schedule)
+            assert torch.equal(found, process(x, torch.tensor([1, 2, 100]), noise, schedule))
+    for wrong in (np.array([1.0, 2, 3]), 40.0, True):
+        with pytest.raises(TypeError, match="expected whole times, got torch"):
+            diffusion.q_sample(x, wrong, noise, schedule)
+    with pytest.raises(ValueError, match=r"expected 3 times, one for each image; got \(2,\)"):
+        diffusion.q_sample(x, np.array([1, 2]), noise, schedule)
     with pytest.raises(TypeError, match="float"):
         schedule.times(20.0)
 
@@ -656,3 +666,14 @@ def test_the_point_network_in_half_knows_every_time(dtype):
         each(torch.ones(4, 2, dtype=next(each.parameters()).dtype), t)
     assert torch.pdist(seen[1]).min() > 0.1
     torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=torch.finfo(dtype).eps)
+
+
+def test_a_mask_without_conditions_is_not_dropped():
+    denoiser = diffusion.Denoiser(UNet(Config(classes=3, width=8, multipliers=(1,))), diffusion.cosine())
+    x, t, condition_mask = torch.zeros(2, 1, 4, 4), torch.tensor([1, 2]), torch.tensor([True, False])
+    for call in (
+        lambda: denoiser.predict(x, t, None, condition_mask),
+        lambda: diffusion.simple_loss(denoiser, x, t, x, None, condition_mask),
+    ):
+        with pytest.raises(ValueError, match="condition_mask needs a condition"):
+            call()

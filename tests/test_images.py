@@ -355,8 +355,15 @@ def test_check_range_forgives_rounding_and_nothing_else():
     inside = torch.tensor([-1e-4, 0.0, 0.5, 1.0005]).expand(2, 1, 1, 4)
     images.check_range(inside)
     images.check_range(inside.bfloat16())
-    for bad in (2 * inside - 1, 255 * inside, inside * torch.nan, inside[0], inside[:0]):
-        with pytest.raises(ValueError, match="expected .*got"):
+    for bad, message in (
+        (2 * inside - 1, r"from -1 to 1; is it \(x \+ 1\) / 2 that is missing"),
+        (255 * inside, "from -0.0255 to 255; is it x / 255 that is missing"),
+        (inside + 0.5, r"from 0.5 to 1.5; is it x.clamp\(0, 1\) that is missing"),
+        (inside * torch.nan, "from nan to nan"),
+        (inside[0], "got shape"),
+        (inside[:0], "got shape"),
+    ):
+        with pytest.raises(ValueError, match=f"expected .*got.*{message.removeprefix('got')}"):
             images.check_range(bad)
     with pytest.raises(TypeError, match="torch.uint8"):
         images.check_range(inside.byte())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import uniform
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as oracle
@@ -377,3 +378,37 @@ def test_what_is_ignored_may_be_anything():
         logits = torch.zeros(1, 2, 1, 2)
         logits[..., 1] = anything
         assert float(training.dice_loss(logits, labels)) == float(training.dice_loss(torch.zeros(1, 2, 1, 2), labels))
+        logits.requires_grad_()
+        loss = training.cross_entropy(logits, labels)
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx(math.log(2))
+        assert logits.grad.flatten().tolist() == [-0.5, 0, 0.5, 0]
+
+
+def test_dice_takes_no_integers():
+    """0 and 255, as files hold masks, gave 254."""
+    mask = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8)
+    for p, g in ((mask, mask), (mask > 0, mask), (mask.float(), mask.long())):
+        with pytest.raises(TypeError, match=r"floats in \[0, 1\] or booleans; got torch\."):
+            training.dice(p, g)
+    assert float(training.dice(mask > 0, mask > 0)) == 1
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, lambda runs: np.array(runs, np.uint32), torch.tensor, list])
+def test_runs_of_any_whole_numbers(kind):
+    mask = uniform(7, 5) > 0.5
+    runs = rle.encode(mask)
+    read = rle.from_coco({"size": kind([7, 5]), "counts": kind(runs.counts.tolist())})
+    assert torch.equal(rle.decode(read), mask)
+    assert json.loads(json.dumps(rle.to_coco(read))) == rle.to_coco(runs)
+    with pytest.raises(TypeError, match="runs as whole numbers or text"):
+        rle.from_coco({"size": [7, 5], "counts": np.array([35.0])})
+
+
+def test_sizes_of_runs_are_whole_numbers():
+    wide = np.array([200, 200], np.uint8)  # whose product wraps
+    runs = rle.from_polygons([[0, 0, 200, 0, 200, 200, 0, 200]], wide)
+    assert rle.area(runs) == 40_000 and json.dumps(rle.to_coco(runs)).startswith('{"size": [200, 200]')
+    assert rle.RLE(wide, torch.tensor([40_000])).size == (200, 200)
+    with pytest.raises(TypeError, match=r"a size \(H, W\) of whole numbers; got \(2.5, 2\)"):
+        rle.RLE((2.5, 2), torch.tensor([5]))

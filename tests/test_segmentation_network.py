@@ -2,10 +2,12 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import rng, uniform
 from torch import nn
 
 from course_lib import detection, scenes, segmentation
@@ -176,7 +178,7 @@ def test_predict_leaves_every_layer_in_its_mode():
     network = segmentation.SegmentationNet().train()
     frozen = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()
     segmentation.predict(network, torch.rand(1, 3, 64, 64, dtype=torch.float64))
-    with pytest.raises(TypeError, match="images as floats"):
+    with pytest.raises(TypeError, match="floating-point tensor .* got torch.uint8"):
         segmentation.predict(network, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     with pytest.raises((ValueError, RuntimeError)):
         segmentation.predict(network, torch.rand(1, 5, 64, 64))
@@ -229,3 +231,23 @@ def test_predict_by_a_network_of_another_precision(dtype, monkeypatch):
     found = segmentation.predict(zoo.load("panoptic_scenes", "cpu").to(dtype), images).logits
     expected = zoo.load("panoptic_scenes", "cpu")(images).logits
     assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("low, high, missing", [(0, 255, "x / 255"), (-1, 1, "(x + 1) / 2")])
+def test_values_out_of_range_are_refused(low, high, missing):
+    """As other tutorials and files have them. In training, only the first batch is looked at."""
+    images = low + (high - low) * uniform(2, 3, 32, 32, dtype=torch.float32)
+    network = segmentation.SegmentationNet().eval()
+    told = rf"images in \[0, 1\], .*{re.escape(missing)}"
+    with pytest.raises(ValueError, match=told):
+        segmentation.predict(network, images)
+    for kind, inner in ((segmentation.PretrainedSemantic, Bright()), (segmentation.PretrainedInstances, Halves())):
+        with pytest.raises(ValueError, match=told):
+            kind(inner, ("a", "b", "c"))(images)
+    optimiser = torch.optim.SGD(network.parameters(), 0.0)
+    step = segmentation.segmentation_step(network, optimiser, rng())
+    others = torch.zeros(2, 32, 32, dtype=torch.int64), torch.zeros(2, 32, 32), torch.zeros(2, 2, 32, 32)
+    with pytest.raises(ValueError, match=told):
+        step((images, *others))
+    step((images.clamp(0, 1), *others))
+    step((images, *others))  # not looked at: a GPU would wait

@@ -96,7 +96,7 @@ def test_shapes_and_gradients(config, size):
     x = normal(B, config.channels, *size)
     t = torch.tensor([1, 5, 900]) if config.time else None
     condition = torch.tensor([0, 1, 2]) if config.classes else normal(B, 6) if config.vector else None
-    out = network(x, t, condition, torch.tensor([True, False, True]))
+    out = network(x, t, condition, None if condition is None else torch.tensor([True, False, True]))
     assert out.shape == (B, config.out_channels or config.channels, *size)
     (out * normal(*out.shape, seed=1)).sum().backward()
     for name, parameter in network.named_parameters():
@@ -279,6 +279,7 @@ X, T, C = torch.zeros(2, 2, 4, 4), torch.tensor([1, 2]), torch.tensor([0, 1])
         ((X, T, C - 1), ValueError, "expected classes 0 … 2, got -1 … 0"),
         ((X, T, C, C[:1].bool()), ValueError, r"expected condition_mask \(2,\) bool, got \(1,\)"),
         ((X, T, C, C), ValueError, r"expected condition_mask \(2,\) bool, got \(2,\) torch.int64"),
+        ((X, T, None, C.bool()), ValueError, "condition_mask needs a condition"),
     ],
 )
 def test_refuses(arguments, error, message):

@@ -189,7 +189,8 @@ def check_range(images: Tensor) -> None:
     check_batch(images)
     low, high = (value.item() for value in images.aminmax())
     if not -1e-3 <= low <= high <= 1 + 1e-3:  # written so that NaN fails, too
-        given = f"values from {low:.3g} to {high:.3g}; is it (x + 1) / 2 that is missing?"
+        missing = "x / 255" if high > 2 else "(x + 1) / 2" if low < 0 else "x.clamp(0, 1)"
+        given = f"values from {low:.3g} to {high:.3g}; is it {missing} that is missing?"
         raise ValueError(f"expected images in [0, 1], without NaN; got {given}")
 
 

@@ -165,7 +165,8 @@ class UNet(nn.Module):
 
         Raises:
             ValueError: other shapes, sides that `config.divisor` does not divide, t missing, t or a condition given to
-                a network without, classes out of range (on a GPU, torch's own error), condition_mask that is no bool.
+                a network without, classes out of range (on a GPU, torch's own error), condition_mask that is no bool
+                or without condition.
             TypeError: images that are no floats, or classes that are no integers.
         """
         self._check(x, t, condition, condition_mask)
@@ -195,6 +196,8 @@ class UNet(nn.Module):
             given = "none" if t is None else tuple(t.shape)
             raise ValueError(f"expected {f't ({B},)' if config.time else 'no t'}, got {given}")
         if condition is None:
+            if condition_mask is not None:
+                raise ValueError("condition_mask needs a condition; without both, no image has one")
             return
         expected = (B,) if config.classes else (B, config.vector) if config.vector else "None"
         if condition.shape != expected:

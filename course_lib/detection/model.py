@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from course_lib import scenes
 from course_lib.base import zoo
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG
+from course_lib.base.images import check_range
 from course_lib.base.pyramid import STRIDE, FeaturePyramid, Residual, SmallBackbone, conv3x3
+from course_lib.base.runtime import wide
 from course_lib.detection.anchors import cell_centres
-from course_lib.detection.boxes import clip, nms, wide
+from course_lib.detection.boxes import clip, nms
 from course_lib.detection.coco import Objects
 
 RARE = 0.1  # what an untrained network answers to "is there a centre here?" (Lin et al. 2017, section 4.1)
@@ -172,11 +174,12 @@ def detect(detector: Detector, images: Tensor, batch_size: int = 64, **settings:
         settings: `minimum`, `suppress` and `most` of `objects`.
 
     Raises:
-        ValueError: the detector is training: its BatchNorm would let images of a batch see each other.
+        ValueError: the detector is training: its BatchNorm would let images of a batch see each other. Images of
+            another shape, NaN, or values outside [0, 1].
         TypeError: images that are no floats, most often bytes from 0 to 255.
     """
-    if not images.is_floating_point():
-        raise TypeError(f"expected images as floats in [0, 1], got {images.dtype}")
+    if len(images):
+        check_range(images)
     if detector.training:
         raise ValueError("call detector.eval() first: BatchNorm must not look at the batch")
     weight = next(detector.parameters())
@@ -210,7 +213,13 @@ class Pretrained(nn.Module):
 
     @torch.no_grad()
     def forward(self, photographs: Tensor, minimum: float = 0.05) -> list[Objects]:
-        """The objects of each of (B, 3, H, W) in [0, 1] with scores from the minimum, best first, boxes in pixels."""
+        """The objects of each of (B, 3, H, W) in [0, 1] with scores from the minimum, best first, boxes in pixels.
+
+        Raises:
+            TypeError: photographs that are no floats.
+            ValueError: another shape, or values outside [0, 1].
+        """
+        check_range(photographs)
         found = []
         for each in self.network(list(photographs)):
             sure = each["scores"] >= minimum

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.base import runtime
+from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
 from course_lib.base.pyramid import STRIDE
+from course_lib.base.runtime import wide
 from course_lib.detection.anchors import cell_centres
-from course_lib.detection.boxes import check_boxes, giou, wide
+from course_lib.detection.boxes import check_boxes, giou
 from course_lib.detection.coco import Objects
 from course_lib.detection.model import Detector, Prediction
 
@@ -48,11 +50,7 @@ class DetectionDataset:
                 f"{len(truth)} truths"
             )
         for image in images:
-            if not image.is_floating_point():
-                raise TypeError(f"expected images as floats, got {image.dtype}")
-            low, high = (float(end) for end in image.aminmax())
-            if not (low >= -1e-3 and high <= 1 + 1e-3):  # a resized image may overshoot a little
-                raise ValueError(f"expected images in [0, 1], got values from {low:.3g} to {high:.3g}")
+            check_range(image[None])
         self.images = torch.stack([(255 * wide(image).clamp(0, 1)).round().byte() for image in images])
         self.truth = list(truth)
         self.boxes, self.labels = padded(truth)
@@ -291,10 +289,14 @@ def detection_step(
         schedule: of the learning rate, advanced by each step.
 
     Returns:
-        batch as of `DetectionDataset` → the losses `heatmap` and `box`.
+        batch as of `DetectionDataset` → the losses `heatmap` and `box`. Of the first batch the step looks at the values
+        of the images, of later ones it does not. It raises ValueError or TypeError for images that are not floats
+        (B, 3, H, W) in [0, 1].
     """
+    check_images = once(check_range)
 
     def step(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        check_images(batch[0])
         images, boxes, labels = batch if vary is None else vary(*batch, rng)
         losses = detection_losses(detector(images), boxes, labels, images.shape[-2:])
         descend(losses["heatmap"] + losses["box"], optimiser, clip=5.0)

@@ -55,7 +55,8 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: what the network refuses.
         """
-        given = () if condition is None else (condition, condition_mask)  # some networks know no conditions
+        # Some networks know no conditions.
+        given = () if condition is condition_mask is None else (condition, condition_mask)
         own = next(self.network.parameters(), x).dtype
         return self.network(x.to(own), t, *given).to(x.dtype)
 

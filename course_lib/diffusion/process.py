@@ -64,7 +64,7 @@ class Schedule:
         """√ᾱ_t and √(1 − ᾱ_t), for multiplication with images.
 
         Args:
-            t: a time, or int64 (B,), one for each image; low … T.
+            t: a time, or integers (B,), one for each image, also from NumPy; low … T.
             like: floats (B, …), whose device and number of dimensions they get.
             low: 1 where t = 0 has no meaning.
 
@@ -83,10 +83,13 @@ class Schedule:
         """ᾱ_t (B,) float64 on the device of t, or (1,) for one time; the errors are those of `at`."""
         if not like.is_floating_point():
             raise TypeError(f"expected data of floats, got {like.dtype}")
-        if not isinstance(t, Tensor):
-            t = torch.tensor([operator.index(t)])
-        elif t.is_floating_point() or t.dtype == torch.bool:
+        is_number = not isinstance(t, Tensor)
+        t = torch.as_tensor(t)
+        is_number &= t.ndim == 0
+        if t.is_floating_point() or t.dtype == torch.bool:
             raise TypeError(f"expected whole times, got {t.dtype}")
+        if is_number:
+            t = t[None]
         elif t.shape != like.shape[:1]:
             raise ValueError(f"expected {len(like)} times, one for each image; got {tuple(t.shape)}")
         if t.device.type == "cpu" and t.numel() and (t.min() < low or t.max() > self.T):  # a GPU would have to wait

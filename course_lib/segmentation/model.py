@@ -14,8 +14,9 @@ from torchvision.transforms.functional import normalize
 
 from course_lib import scenes
 from course_lib.base import zoo
+from course_lib.base.images import check_range
 from course_lib.base.pyramid import FeaturePyramid, SmallBackbone, doubled, pointwise
-from course_lib.detection.boxes import wide
+from course_lib.base.runtime import wide
 from course_lib.detection.model import Detector
 from course_lib.segmentation.instance import Instances
 
@@ -112,7 +113,13 @@ class PretrainedSemantic(_Pretrained):
 
     @torch.no_grad()
     def forward(self, photographs: Tensor) -> Tensor:
-        """Classes int64 (B, H, W) of photographs (B, 3, H, W) in [0, 1]."""
+        """Classes int64 (B, H, W) of photographs (B, 3, H, W) in [0, 1].
+
+        Raises:
+            TypeError: photographs that are no floats.
+            ValueError: another shape, or values outside [0, 1].
+        """
+        check_range(photographs)
         # ImageNet's mean and standard deviation, which the network expects to be removed.
         standardised = normalize(photographs, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         return self.network(standardised)["out"].argmax(1)
@@ -130,7 +137,13 @@ class PretrainedInstances(_Pretrained):
 
     @torch.no_grad()
     def forward(self, photographs: Tensor, minimum: float = 0.5) -> list[Instances]:
-        """The objects of each of (B, 3, H, W) in [0, 1] with scores from the minimum, best first."""
+        """The objects of each of (B, 3, H, W) in [0, 1] with scores from the minimum, best first.
+
+        Raises:
+            TypeError: photographs that are no floats.
+            ValueError: another shape, or values outside [0, 1].
+        """
+        check_range(photographs)
         found = []
         for each in self.network(list(photographs)):
             sure = each["scores"] >= minimum

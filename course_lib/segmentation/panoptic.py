@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from course_lib import scenes
 from course_lib.base import runtime, sampling
+from course_lib.base.images import check_range
 from course_lib.detection import coco
 from course_lib.segmentation import semantic
 from course_lib.segmentation.instance import Instances, instances, mask_iou
@@ -273,9 +274,10 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 50) -> Maps:
 
     Raises:
         TypeError: images that are no floats, most often bytes from 0 to 255.
+        ValueError: another shape, NaN, or values outside [0, 1].
     """
-    if not images.is_floating_point():
-        raise TypeError(f"expected images as floats in [0, 1], got {images.dtype}")
+    if len(images):
+        check_range(images)
     weight, parts = next(network.parameters()), []
     # Mixed precision is for networks in float32; others compute in their own.
     mixed = runtime.autocast if weight.dtype == torch.float32 else runtime.no_autocast

@@ -4,9 +4,9 @@ The text form packs the runs into printable characters, five bits each, as in py
 fourth run on, the difference to the run two before it, which for a smooth outline is small.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -22,20 +22,24 @@ class RLE:
     """A mask (H, W) as run lengths.
 
     Args:
-        size: (H, W), in pixels.
+        size: (H, W), in pixels; whole numbers of any kind become Python's own.
         counts: int64 (R,): the lengths of runs of 0, 1, 0, … in the order of the columns, from top to bottom and
             from left to right; the first is 0 where the mask begins with a 1. They sum up to H·W.
 
     Raises:
         ValueError: a negative size, runs that are negative or do not fill the mask.
-        TypeError: runs that are not whole numbers.
+        TypeError: runs or a size that are not whole numbers.
     """
 
     size: tuple[int, int]
     counts: Tensor
 
     def __post_init__(self) -> None:
-        H, W = self.size
+        try:
+            H, W = map(operator.index, self.size)
+        except TypeError:
+            raise TypeError(f"expected a size (H, W) of whole numbers; got {self.size}") from None
+        object.__setattr__(self, "size", (H, W))  # which JSON can hold
         if self.counts.dtype != torch.int64 or self.counts.ndim != 1:
             raise TypeError(f"expected counts int64 (R,); got {self.counts.dtype} {tuple(self.counts.shape)}")
         if min(H, W) < 0 or (self.counts < 0).any() or int(self.counts.sum()) != H * W:
@@ -97,7 +101,7 @@ def from_text(text: str, size: tuple[int, int]) -> RLE:
         number = shift = 0
     if shift:
         raise ValueError("the text of a compressed mask ends in the middle of a number")
-    return RLE(tuple(size), torch.tensor(counts, dtype=torch.int64))
+    return RLE(size, torch.tensor(counts, dtype=torch.int64))
 
 
 def to_coco(rle: RLE) -> dict[str, object]:
@@ -118,7 +122,7 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     Raises:
         ValueError: an odd number of coordinates, fewer than three corners, NaN or infinity.
     """
-    H, W = size
+    H, W = map(int, size)  # bytes of NumPy would wrap in H · W
     union = torch.zeros(W * H, dtype=torch.bool)  # down the columns
     for polygon in polygons:
         corners = torch.as_tensor(polygon, dtype=torch.float64)
@@ -155,7 +159,7 @@ def _outline(corners: Tensor) -> Tensor:
 
 
 def from_coco(stored: Mapping[str, object] | Sequence, size: tuple[int, int] | None = None) -> RLE:
-    """What COCO's files and pycocotools hold as `segmentation`: runs as text, bytes or a list, or polygons.
+    """What COCO's files and pycocotools hold as `segmentation`: runs as text, bytes or whole numbers, or polygons.
 
     Args:
         stored: {"size": [H, W], "counts": …}, or a list of polygons.
@@ -171,12 +175,14 @@ def from_coco(stored: Mapping[str, object] | Sequence, size: tuple[int, int] | N
         return from_polygons(stored, size)
     if not {"size", "counts"} <= set(stored):
         raise ValueError(f"expected a mask with size and counts; got {sorted(stored)}")
-    size, counts = tuple(stored["size"]), stored["counts"]
-    if isinstance(counts, list):
-        if not all(isinstance(count, Integral) for count in counts):
-            raise TypeError(f"expected runs as whole numbers; got {counts}")
-        return RLE(size, torch.tensor(counts, dtype=torch.int64))
-    return from_text(counts.decode() if isinstance(counts, bytes) else counts, size)
+    size, counts = stored["size"], stored["counts"]
+    if isinstance(counts, str | bytes):
+        return from_text(counts.decode() if isinstance(counts, bytes) else counts, size)
+    try:
+        counts = list(map(operator.index, counts))
+    except TypeError:
+        raise TypeError(f"expected runs as whole numbers or text; got {counts}") from None
+    return RLE(size, torch.tensor(counts, dtype=torch.int64))
 
 
 def area(rle: RLE) -> int:

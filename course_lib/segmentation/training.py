@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib import scenes
+from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
-from course_lib.detection.boxes import wide
+from course_lib.base.runtime import wide
 from course_lib.segmentation.instance import centre_targets
 from course_lib.segmentation.model import OFFSET_UNIT, SegmentationNet
 
@@ -48,15 +49,14 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, weight: Tensor | None = Non
         TypeError: labels that are not int64.
     """
     _check(logits, labels, ignore)
-    logits = wide(logits)
     C = logits.shape[1]
     if weight is not None and weight.shape != (C,):
         raise ValueError(f"expected a weight for each of {C} classes; got {tuple(weight.shape)}")
     counted = labels != ignore
     known = torch.where(counted, labels, 0)
+    logits = wide(logits).masked_fill(~counted[:, None], 0)  # what is not counted may be infinite
     nats = torch.logsumexp(logits, 1) - logits.gather(1, known[:, None])[:, 0]
     counts = counted.to(nats) if weight is None else counted * weight.to(nats)[known]
-    nats = torch.where(counted, nats, 0)  # which may be infinite where nothing counts
     return (counts * nats).sum() / counts.sum().clamp(min=torch.finfo(nats.dtype).tiny)
 
 
@@ -68,15 +68,18 @@ def dice(probabilities: Tensor, truth: Tensor, *, epsilon: float = 1.0) -> Tenso
 
     Args:
         probabilities: p (..., H, W) in [0, 1]; halves are computed with in float32, whose sums do not overflow.
-        truth: g, of the same shape; booleans too.
+        truth: g, of the same shape, in [0, 1]; booleans too.
         epsilon: pixels added above and below the line: two empty maps then agree, a tiny mask is not all or nothing.
 
     Returns:
-        (...), in [0, 1] for masks of 0 and 1.
+        (...), in [0, 1].
 
     Raises:
+        TypeError: integers, which may be 0 and 1, 0 and 255, or classes.
         ValueError: two shapes.
     """
+    if not all(x.is_floating_point() or x.dtype == torch.bool for x in (probabilities, truth)):
+        raise TypeError(f"expected floats in [0, 1] or booleans; got {probabilities.dtype} and {truth.dtype}")
     if probabilities.shape != truth.shape or truth.ndim < 2:
         raise ValueError(f"expected two maps (..., H, W); got {tuple(probabilities.shape)} and {tuple(truth.shape)}")
     probabilities, truth = wide(probabilities), wide(truth)
@@ -222,12 +225,16 @@ def segmentation_step(
         schedule: of the learning rate, advanced by each step.
 
     Returns:
-        batch of `SegmentationDataset` → the losses by name.
+        batch of `SegmentationDataset` → the losses by name. Of the first batch the step looks at the values of the
+        images, of later ones it does not. It raises ValueError or TypeError for images that are not floats
+        (B, 3, H, W) in [0, 1].
     """
+    check_images = once(check_range)
     weight = torch.ones(network.classes, device=next(network.parameters()).device)
     weight[: len(scenes.THINGS)] = THING_WEIGHT
 
     def step(batch: Batch) -> dict[str, Tensor]:
+        check_images(batch[0])
         chosen = torch.rand(len(batch[0]), generator=rng, device=rng.device).to(batch[0].device) < 0.5
         images, semantic, heatmap, offsets = mirror(batch, chosen)
         maps = network(images)
