@@ -5,6 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -327,3 +328,12 @@ def test_restore_lists_only_the_first_differences(tmp_path):
     checkpoints.save(path, {}, **HISTORY)
     with pytest.raises(CheckpointError, match=r"missing.*; and 3 more"):
         checkpoints.restore(small(), path)
+
+
+def test_facts_may_be_numbers_of_numpy_and_torch(tmp_path):
+    facts = {"seed": np.int64(3), "score": {"accuracy": np.float32(0.5), "n": torch.tensor(7)}}
+    checkpoints.save(tmp_path / "a.safetensors", {"w": torch.zeros(1)}, recipe="make", **facts)
+    metadata = checkpoints.load(tmp_path / "a.safetensors")[1]
+    assert metadata["seed"] == "3" and json.loads(metadata["score"]) == {"accuracy": 0.5, "n": 7}
+    with pytest.raises(TypeError, match="text or what JSON can hold; got ndarray"):
+        checkpoints.save(tmp_path / "b.safetensors", {}, recipe="make", seed=0, score={"all": np.zeros(2)})

@@ -836,3 +836,13 @@ def test_theory_of_densities_in_bytes_and_halves():
 def test_slerp_refuses_integers():
     with pytest.raises(TypeError, match="floats"):
         gan.slerp(torch.tensor([[1, 0]]), torch.tensor([[0, 1]]), 0.5)
+
+
+def test_labels_of_any_integers_are_drawn():
+    generator, z = gan.Generator(z_dim=4, size=8, width=4, classes=3), normal(2, 4, dtype=torch.float32)
+    expected = gan.sample(generator, z, torch.tensor([2, 0]))
+    for kind in (np.int32, np.uint8):
+        assert torch.equal(gan.sample(generator, z, np.array([2, 0], kind)), expected)
+    for wrong in ([2.0, 0.0], [True, False]):
+        with pytest.raises(ValueError, match="labels must be a tensor of int64"):
+            gan.sample(generator, z, torch.tensor(wrong))

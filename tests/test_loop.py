@@ -1036,3 +1036,25 @@ def test_an_average_in_half_precision_is_refused():
     with pytest.raises(ValueError, match="half precision"):
         Loop(lambda batch: {"loss": batch.mean()}, torch.rand(4, 1), steps=1, batch_size=2,
              stateful={"network": network}, averages={"network": 0.999})  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["list", "samples", "DataLoader", "Subset"])
+def test_data_that_give_no_batches_are_named(kind):
+    class Samples(torch.utils.data.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return torch.ones(2), int(index)
+
+    tensors = torch.utils.data.TensorDataset(torch.ones(8, 2))
+    data = {
+        "list": [torch.ones(2)] * 8,
+        "samples": Samples(),
+        "DataLoader": torch.utils.data.DataLoader(tensors, 4),
+        "Subset": torch.utils.data.Subset(tensors, range(8)),
+    }[kind]
+    loop = Loop(lambda batch: {"loss": batch[0].mean()}, data, steps=1, batch_size=2, stateful={})
+    name = type(data).__name__
+    with pytest.raises(TypeError, match=rf"data\[indices\].* must give a batch, as of a TensorDataset; {name}: "):
+        loop.run()

@@ -100,6 +100,8 @@ def test_classical_refuses_bad_input():
             subtract_background(torch.zeros(9, 9), side, smooth)
     with pytest.raises(ValueError, match="half"):
         subtract_background(torch.zeros(9, 9), 21)
+    with pytest.raises(ValueError, match=r"a grey image \(H, W\); got \(1, 9, 9\)"):
+        subtract_background(torch.zeros(1, 9, 9), 3)
 
 
 def test_otsu_far_from_zero():

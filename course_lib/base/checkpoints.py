@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,8 @@ def save(
         recipe: the command that made them.
         seed: the seed it ran with.
         score: what the result reached, as text or as named numbers.
-        more: further facts. Whatever is not text is stored as JSON, since safetensors holds only text.
+        more: further facts. Whatever is not text is stored as JSON, since safetensors holds only text, and
+            numbers of NumPy or torch as Python's.
 
     Raises:
         ValueError: another suffix, a weight that is NaN or infinite, or a fact called `sha256`.
@@ -90,9 +92,16 @@ def save(
         # A copy each, because safetensors refuses tensors that share memory, such as tied weights.
         own[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     facts = {"recipe": recipe, "seed": seed, "score": score, **more}
-    metadata = {key: fact if isinstance(fact, str) else json.dumps(fact) for key, fact in facts.items()}
+    metadata = {key: fact if isinstance(fact, str) else json.dumps(fact, default=_plain) for key, fact in facts.items()}
     metadata["sha256"] = _digest(own, metadata)
     write_atomically(path, safetensors.torch.save(own, metadata))
+
+
+def _plain(fact: object) -> object:
+    """NumPy's and torch's numbers as Python's own, for JSON."""
+    if isinstance(fact, np.generic) or (isinstance(fact, Tensor) and fact.ndim == 0):
+        return fact.item()
+    raise TypeError(f"a fact must be text or what JSON can hold; got {type(fact).__name__}")
 
 
 def load(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:

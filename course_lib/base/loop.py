@@ -123,7 +123,7 @@ class Loop:
         ValueError: no data; numbers below 1; modules on several devices; a batch that the processes cannot share
             equally; an average of something else than a module in `stateful`, or of one in half precision.
         TypeError: a number that is not whole; something without a state; with `resume_from`, a state that cannot be
-            saved, as that of an optimiser whose learning rate is a number of NumPy's.
+            saved, as that of an optimiser whose learning rate is a number of NumPy's; from `run`, data without batches.
     """
 
     def __init__(
@@ -259,7 +259,12 @@ class Loop:
                 return {name: moved(part) for name, part in thing.items()}
             return tuple(map(moved, thing)) if isinstance(thing, list | tuple) else thing
 
-        return moved(self.data[indices[self._processes.process_index * size :][:size]])
+        try:
+            batch = self.data[indices[self._processes.process_index * size :][:size]]
+        except (TypeError, ValueError, RuntimeError) as error:  # of a list, a DataLoader, samples one by one
+            given = f"{type(self.data).__name__}: {error}"
+            raise TypeError(f"data[indices], int64 (B,), must give a batch, as of a TensorDataset; {given}") from error
+        return moved(batch)
 
     def _with_state(self) -> dict[str, Any]:
         """All whose `state_dict` is kept; rngs have none, and other numbers in each process."""

@@ -144,7 +144,7 @@ def sample(
     Args:
         generator: (z[, labels]) → images, with attributes `z_dim` and `classes`.
         z: noise (B, z_dim), or how many to draw from N(0, I).
-        labels: int64 (B,) for a generator with classes, or (1,) for all images; None: 0, 1, …, one after the other.
+        labels: integers (B,) for a generator with classes, or (1,) for all images; None: 0, 1, …, one after the other.
         rng: draws z, on its own device; None: torch's own.
 
     Raises:
@@ -157,6 +157,8 @@ def sample(
         images = sampling.in_batches(generator, generator, z)
     else:
         labels = torch.arange(len(z)) % generator.classes if labels is None else torch.as_tensor(labels)
+        if not labels.is_floating_point() and labels.dtype != torch.bool:
+            labels = labels.long()  # NumPy's integers have 32 bits on some systems
         check_classes(labels, generator.classes, labels.numel())
         images = sampling.in_batches(generator, generator, z, labels)
     return ((images + 1) / 2).clamp(0, 1).contiguous()

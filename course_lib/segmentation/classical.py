@@ -54,9 +54,11 @@ def subtract_background(grey: Tensor, side: int, smooth: int = 1) -> Tensor:
         (H, W), about 0 where nothing stands out. Beyond the edges the image is mirrored.
 
     Raises:
-        ValueError: an even side, or one so large that half of it does not fit into the image.
+        ValueError: another shape, an even side, or one so large that half of it does not fit into the image.
     """
     grey = wide(torch.as_tensor(grey))
+    if grey.ndim != 2:
+        raise ValueError(f"expected a grey image (H, W); got {tuple(grey.shape)}")
     if min(side, smooth) < 1 or not side % 2 == smooth % 2 == 1:
         raise ValueError(f"expected odd sides; got {side} and {smooth}")
     if max(side, smooth) // 2 >= min(grey.shape):
