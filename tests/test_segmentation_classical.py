@@ -16,6 +16,7 @@ from course_lib.segmentation.classical import (
     otsu_threshold,
     subtract_background,
 )
+from course_lib.segmentation.semantic import rim
 
 drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 EIGHT = torch.ones(3, 3).int().numpy()  # neighbours by a side or a corner
@@ -111,3 +112,9 @@ def test_otsu_far_from_zero():
     for bad, bins in ((values, 1), (torch.tensor([0.0, math.nan]), 256), (torch.tensor([0.0, math.inf]), 256)):
         with pytest.raises(ValueError, match="finite values and at least two bins"):
             otsu_threshold(bad, bins)
+
+
+def test_masks_without_pixels_have_no_islands_and_no_rim():
+    for size in ((0, 4), (4, 0)):
+        mask = torch.zeros(size, dtype=torch.bool)
+        assert connected_components(mask).shape == rim(mask).shape == size

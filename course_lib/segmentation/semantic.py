@@ -58,7 +58,7 @@ def as_mask(given: Tensor) -> Tensor:
 
 def max_around(x: Tensor) -> Tensor:
     """The largest of each pixel of (H, W) and its eight neighbours."""
-    return F.max_pool2d(x[None], 3, stride=1, padding=1)[0]
+    return F.max_pool2d(x[None], 3, stride=1, padding=1)[0] if x.numel() else x
 
 
 def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int, *, ignore: int = 255) -> Tensor:
