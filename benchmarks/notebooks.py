@@ -30,6 +30,7 @@ from benchmarks import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CELL_TIMEOUT = 600  # seconds; a cell that takes longer hangs
+KEPT = ("tags", "jupyter", "cellView")  # a cell's metadata: what hides a solution in JupyterLab and in Colab
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -158,7 +159,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
         }
     )
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter")})
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT})
         if cell.cell_type != "code":
             continue
         for output in cell.outputs:
