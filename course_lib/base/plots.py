@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from course_lib.base.images import to_array
@@ -120,3 +124,48 @@ def curves(
 def label(ax: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     """Name both axes and the plot."""
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+
+
+def matrix(
+    ax: Axes,
+    M: np.ndarray,
+    title: str = "",
+    *,
+    numbers: bool = True,
+    top: float | None = None,
+    frame: tuple[int, int, int] | None = None,
+    cut: int = 0,
+) -> None:
+    """A matrix as cells in shades of blue, zeros white, each with its number.
+
+    Args:
+        ax: where to draw.
+        M: (H, W), numbers from 0 up.
+        title: above it.
+        numbers: whether to write them; zeros never are.
+        top: the number that gets the darkest shade; None: the largest of M.
+        frame: (row, column, side) of a square of cells to frame.
+        cut: the width of a grey border, in cells: what will be cut off.
+    """
+    H, W = M.shape
+    ax.imshow(M, cmap="Blues", vmin=0, vmax=1.4 * (M.max() if top is None else top))  # a number stays readable
+    for (i, j), value in np.ndenumerate(M):
+        if min(i, j, H - 1 - i, W - 1 - j) < cut:
+            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="silver", linewidth=0))
+        if numbers and value:
+            ax.text(j, i, f"{value:g}", ha="center", va="center")
+    if frame:
+        row, column, side = frame
+        corner = column - 0.5, row - 0.5
+        ax.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=COLOURS[1], linewidth=2.5, clip_on=False))
+    ax.set(title=title, xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set(visible=True, color="silver")
+
+
+def to_image(figure: Figure) -> Tensor:
+    """A figure as pixels (1, 3, H, W) in [0, 1]: a frame for `images.gif`."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
+    return pixels.permute(2, 0, 1)[None].float() / 255
