@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from course_lib.base import plots
 
@@ -51,3 +52,27 @@ def test_style_is_set():
     with mpl.rc_context():
         plots.use_style()
         assert mpl.rcParams["axes.prop_cycle"].by_key()["color"] == list(plots.COLOURS)
+
+
+def test_matrix_shows_numbers_where_they_are():
+    ax = Figure().subplots()
+    M = np.arange(6).reshape(2, 3)
+    plots.matrix(ax, M, "title", frame=(0, 1, 1), cut=0, top=10)
+    assert [(text.get_text(), text.get_position()) for text in ax.texts][:3] == [
+        ("1", (1, 0)),
+        ("2", (2, 0)),
+        ("3", (0, 1)),
+    ]
+    assert len(ax.texts) == 5  # zeros are left empty
+    assert ax.images[0].get_clim() == (0, 14) and ax.get_title() == "title"
+    (frame,) = ax.patches
+    assert frame.get_xy() == (0.5, -0.5) and not frame.get_fill()
+    plots.matrix(ax := Figure().subplots(), np.ones((3, 3)), numbers=False, cut=1)
+    assert len(ax.patches) == 8 and not ax.texts  # all but the middle is cut
+
+
+def test_a_figure_becomes_an_image():
+    figure = Figure(figsize=(2, 1), dpi=50, facecolor=(1, 0, 0))
+    image = plots.to_image(figure)
+    assert image.shape == (1, 3, 50, 100) and image.dtype == torch.float32
+    assert torch.equal(image[0, :, 25, 50], torch.tensor([1.0, 0, 0]))

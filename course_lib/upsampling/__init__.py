@@ -23,3 +23,4 @@ from course_lib.upsampling.interpolation import (
     pixel_shuffle,
     pixel_unshuffle,
 )
+from course_lib.upsampling.network import FACTOR, Upsampler, shrink, upsampler_step
