@@ -51,7 +51,7 @@ def only_defines(source: str) -> bool:
 
 
 def page_until(path, check: Any) -> dict[str, Any]:
-    """What a check may use: the setup cell, cells that only define, and earlier solutions; the check is run last."""
+    """What a check may use: the setup cell, cells that only define, earlier checks and solutions; it is run last."""
     cells = code_cells(read(path))
     namespace: dict[str, Any] = {"__name__": "lesson"}
     for number, cell in enumerate(cells):
@@ -59,7 +59,7 @@ def page_until(path, check: Any) -> dict[str, Any]:
         if cell.id == check.id:
             exec(compile(source, f"{path.stem}: check", "exec"), namespace)
             return namespace
-        if number == 0 or "solution" in tags(cell) or ("stub" not in tags(cell) and only_defines(source)):
+        if number == 0 or tags(cell) & {"check", "solution"} or only_defines(source):
             exec(compile(source, f"{path.stem} [{number + 1}]", "exec"), namespace)
     raise AssertionError("no such cell")
 
