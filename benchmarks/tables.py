@@ -26,6 +26,7 @@ WHAT = {
     "classifier_digits": "judge of the 8×8 digits",
     "classifier_mnist": "judge of MNIST",
     "classifier_fashion_mnist": "judge of Fashion-MNIST",
+    "upsampler_cats": "enlarges cats four times",
     "vae_mnist": "VAE 2013",
     "gan_mnist": "GAN 2014",
     "dcgan_mnist": "DCGAN 2015",
@@ -41,7 +42,7 @@ WHAT = {
     "panoptic_scenes": "segmentation of scenes, 64 px",
 }
 SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "test accuracy", "ELBO, nats", "AP", "AP50",
-         "mIoU", "mask AP", "PQ")  # fmt: skip
+         "mIoU", "mask AP", "PQ", "PSNR, dB", "PSNR of one kernel, dB", "PSNR of bicubic, dB")  # fmt: skip
 PERCENT = {"copied", "agreement", "test accuracy"}
 
 

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from course_lib import upsampling as up
+from course_lib.base import checkpoints, datasets, images, zoo
+from course_lib.upsampling.network import random_zoom
 
 drawn = settings(max_examples=500, deadline=None, derandomize=True, database=None)
 
@@ -425,6 +428,88 @@ def test_resize_convolution_draws_no_checkerboard():
     x, weight = torch.ones(1, 1, 6, 6, dtype=torch.float64), normal(1, 1, 3, 3)
     inside = up.resize_convolution(x, weight)[:, :, 2:-2, 2:-2]
     assert inside.std() < 1e-12 < up.transposed_convolution(x, weight, stride=2)[:, :, 3:-3, 3:-3].std()
+
+
+# The network
+
+
+def test_an_untrained_network_is_bicubic_interpolation():
+    for shape in ((1, 3, 5, 9), (2, 3, 16, 16)):
+        x = uniform(*shape, dtype=torch.float32)
+        assert torch.equal(up.Upsampler(width=8, blocks=1)(x), up.bicubic(x, scale_factor=4))
+    for wrong, error in (
+        (torch.zeros(1, 1, 8, 8), ValueError),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError),
+    ):
+        with pytest.raises(error, match=r"expected images \(B, 3, H, W\)|must be a floating-point tensor"):
+            up.Upsampler(width=8, blocks=1)(wrong)
+
+
+def test_the_network_starts_without_grain():
+    """Whatever the layers before draw, ICNR keeps the pixels of a cell equal until training parts them."""
+    network = up.Upsampler(width=8, blocks=1)
+    torch.nn.init.normal_(network.enlarge[-1].weight)
+    y = network(torch.full((1, 3, 8, 8), 0.3))[..., 14:18, 14:18]
+    assert y.std(dim=(2, 3)).max() < 1e-6
+
+
+def test_shrink_averages_cells_and_zoom_keeps_colours():
+    x = uniform(2, 3, 8, 12)
+    assert_same(up.shrink(x), x.view(2, 3, 2, 4, 3, 4).mean((3, 5)))
+    colours = uniform(4, 3, 1, 1, dtype=torch.float32).expand(-1, -1, 32, 32)
+    ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
+    slopes = set()
+    for seed in range(20):
+        torch.testing.assert_close(random_zoom(colours, rng(seed)), colours)
+        zoomed = random_zoom(ramp, rng(seed))
+        assert zoomed.shape == ramp.shape and torch.equal(zoomed, random_zoom(ramp, rng(seed)))
+        slope = (zoomed[0, 0, 5, 20] - zoomed[0, 0, 5, 10]).item() / (ramp[0, 0, 5, 20] - ramp[0, 0, 5, 10]).item()
+        assert 0.74 < abs(slope) < 1.01
+        slopes.add(slope > 0)
+    assert slopes == {True, False}, "some are mirrored, and some are not"
+
+
+def test_a_training_step_learns_and_refuses_other_ranges():
+    torch.manual_seed(0)
+    network = up.Upsampler(width=8, blocks=1)
+    step = up.upsampler_step(network, torch.optim.Adam(network.parameters(), 3e-3), rng())
+    x = images.resize(datasets.load_image("cat"), 64)[..., :64]
+    errors = [step((x, None))["error"].item() for _ in range(40)]
+    assert np.mean(errors[-10:]) < 0.9 * np.mean(errors[:10])
+    with pytest.raises(ValueError, match="-1"):
+        up.upsampler_step(network, None, rng())((2 * x - 1, None))
+
+
+def psnr(y, x):
+    return (-10 * (y.clamp(0, 1) - x).square().mean((1, 2, 3)).log10()).mean().item()
+
+
+def test_the_shipped_network_draws_a_cat_it_has_not_seen():
+    network, photo = zoo.load("upsampler_cats", "cpu"), images.resize(datasets.load_image("cat")[..., 95:395], 64)
+    tiny = up.shrink(photo)
+    assert psnr(network(tiny), photo) > psnr(up.bicubic(tiny, scale_factor=4), photo) + 1
+
+
+def test_the_shipped_network_has_the_score_of_its_header():
+    if not datasets.is_available("cat_faces"):
+        pytest.skip("needs cat_faces, in COURSE_DATA or the cache")
+    score = json.loads(checkpoints.load("upsampler_cats")[1]["score"])
+    x, _ = datasets.load("cat_faces", "test")[:]
+    tiny = up.shrink(x)
+    assert psnr(zoo.load("upsampler_cats", "cpu")(tiny), x) == pytest.approx(score["PSNR, dB"], abs=0.02)
+    assert psnr(up.bicubic(tiny, scale_factor=4), x) == pytest.approx(score["PSNR of bicubic, dB"], abs=0.02)
+    assert score["PSNR, dB"] > score["PSNR of one kernel, dB"] + 0.5
+
+
+def test_the_recipe(tmp_path, monkeypatch):
+    if not datasets.is_available("cat_faces"):
+        pytest.skip("needs cat_faces, in COURSE_DATA or the cache")
+    monkeypatch.chdir(tmp_path)
+    scores = importlib.import_module("recipes.upsampling").main(["--quick"])
+    assert all(20 < score < 30 for score in scores.values()) and len(scores) == 3
+    metadata = checkpoints.restore(up.Upsampler(), tmp_path / "build" / "upsampler_cats_quick.safetensors")
+    assert metadata["recipe"].startswith("python recipes/upsampling.py --steps 20")
+    assert list(Path("build").glob("*.png"))
 
 
 # What people bring
