@@ -76,20 +76,20 @@ class Student:
         message = {"do": "call", "target": target, "path": path, "args": list(args), "kwargs": kwargs}
         return self._ask(message, path, seconds or self._seconds)
 
-    def gradient(self, function: "str | Handle | tuple[Handle, str]", *args: Any, of: int) -> Any:
-        """The gradient of the sum of a function's squared output by one of its arguments, on the submission's side.
+    def evaluate(self, source: str, **values: Any) -> Any:
+        """Run some lines on the submission's side, where its functions are at hand, and get what they call `result`.
+
+        For what a call alone cannot say: a gradient, a step of an optimiser. A submission may read these lines, so
+        nothing in them may be an answer.
 
         Args:
-            function: as for `call`.
-            args: the same; the argument meant is a tensor of floats.
-            of: which argument.
+            source: the lines; the submission's names, `torch` and `values` can be used.
+            values: as the arguments of `call`.
 
         Raises:
-            StudentError: as for `call`; or no gradient flows.
+            StudentError: as for `call`.
         """
-        target, path = _place(function)
-        message = {"do": "gradient", "target": target, "path": path, "args": list(args), "of": of}
-        return self._ask(message, path, self._seconds)
+        return self._ask({"do": "evaluate", "source": source, "values": values}, "", self._seconds)
 
     def get(self, value: "str | tuple[Handle, str]") -> Any:
         """A variable of the submission, or an attribute of what an earlier call returned.
@@ -104,7 +104,7 @@ class Student:
         try:
             return self._job.ask(message, seconds)
         except StudentError as error:
-            raise StudentError(f"{path or 'the object'}: {error}") from error
+            raise StudentError(f"{path}: {error}" if path else str(error)) from error
 
     def has(self, *names: str) -> list[str]:
         """Those of the names that the submission defines."""

@@ -109,11 +109,10 @@ def serve(channel: socket.socket) -> None:
             case "call":
                 function = look_up(message["target"], message["path"])
                 return function(*resolve(message["args"]), **resolve(message["kwargs"]))
-            case "gradient":
-                function, args = look_up(message["target"], message["path"]), resolve(message["args"])
-                args[message["of"]].requires_grad_()
-                function(*args).square().sum().backward()
-                return args[message["of"]].grad
+            case "evaluate":
+                scope = {**shell.user_ns, "torch": sys.modules["torch"], **resolve(message["values"])}
+                exec(message["source"], scope)
+                return scope["result"]
 
     while True:
         try:
