@@ -29,6 +29,14 @@ def test_show_refuses_what_does_not_match():
         plots.show([])
 
 
+def test_show_makes_columns_as_wide_as_their_images():
+    figure = plots.show([torch.rand(3, 10, 10), torch.rand(3, 10, 30)] * 2, columns=2, height=2)
+    assert tuple(figure.get_size_inches()) == (8, 4)
+    figure.draw_without_rendering()
+    narrow, wide = (ax.get_window_extent().width for ax in figure.axes[:2])
+    assert 2.5 < wide / narrow < 3.5
+
+
 def test_curves():
     figure = plots.curves(
         {"a": [3.0, 2.0, 1.0], "b": ([0, 10], [1.0, 0.1])}, xlabel="step", ylabel="loss", title="t", log=True

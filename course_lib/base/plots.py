@@ -58,7 +58,7 @@ def show(
     height: float = 1.9,
     smooth: bool = True,
 ) -> Figure:
-    """Images side by side, each under its title.
+    """Images side by side, each under its title; a column is as wide as the widest image in it.
 
     Args:
         images: a batch (B, C, H, W), or a list of images (1, C, H, W) or (C, H, W), which may differ in size;
@@ -76,11 +76,12 @@ def show(
         raise ValueError(f"{len(arrays)} images cannot be shown under {len(titles or [])} titles")
     columns = min(columns or len(arrays), len(arrays))
     rows = math.ceil(len(arrays) / columns)
-    aspect = max(array.shape[1] / array.shape[0] for array in arrays)
+    aspects = [array.shape[1] / array.shape[0] for array in arrays]
+    widths = [max(aspects[column::columns]) for column in range(columns)]
     title_lines = max((title.count("\n") + 1 for title in titles), default=0) if titles else 0
-    size = (columns * height * aspect, rows * (height + 0.22 * title_lines))
+    size = (height * sum(widths), rows * (height + 0.22 * title_lines))
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=widths).ravel()
     for ax in axes:
         ax.set_axis_off()
     for index, array in enumerate(arrays):
