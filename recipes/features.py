@@ -26,8 +26,8 @@ from course_lib.base.features import EMBEDDED_WIDTHS, VGG
 from course_lib.base.loop import Step, descend
 from recipes import common
 
-# Where SqueezeNet's modules have the resolution of a VGG block: 1/8 of the image after fire5, 1/16 after fire7.
-SQUEEZENET_LAYERS = {"relu4_1": 7, "relu5_1": 10}
+# Where SqueezeNet's modules have the resolution of a VGG block: 1/8 of the image after fire5.
+SQUEEZENET_LAYERS = {"relu4_1": 7}
 MEAN_SQUARE = 5.0  # of VGG-19's activations at relu1_1 … relu3_1 once every filter has the mean one: 4 to 8
 
 
@@ -51,7 +51,7 @@ class SqueezeNetTeacher(nn.Module):
             self.scales[layer] = (MEAN_SQUARE / mean_square) ** 0.5
 
     def extract(self, image: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor]:
-        # Its unpadded strides look about 4 (8) px further right at 1/8 (1/16) size than VGG's: shift the image back.
+        # Its unpadded strides look about 4 px further right at 1/8 size than VGG's: shift the image back.
         x = F.pad((image - self.mean) / self.std, (4, 4, 4, 4), mode="reflect")
         x = x.contiguous(memory_format=torch.channels_last)
         found = {}

@@ -60,7 +60,7 @@ def test_equals_torchvision_at_every_layer():
 def test_names_and_sizes():
     network = VGG(VGG19_WIDTHS)
     assert network.layers[0] == "relu1_1" and network.layers[-1] == "relu5_4" and len(network.layers) == 16
-    assert VGG(EMBEDDED_WIDTHS).layers[-1] == "relu5_1"
+    assert VGG(EMBEDDED_WIDTHS).layers[-1] == "relu4_1"
     shapes = {k: tuple(v.shape) for k, v in network.extract(random_image(), ("relu5_1", "relu1_2")).items()}
     assert shapes == {"relu5_1": (2, 512, 3, 2), "relu1_2": (2, 64, 48, 40)}
     assert list(shapes) == ["relu5_1", "relu1_2"]
@@ -144,6 +144,15 @@ def test_embedded_is_small_frozen_and_on_the_device(device: torch.device):
     assert image.grad.isfinite().all() and image.grad.abs().sum() > 0
     again = zoo.load("features", device=device).extract(image, network.layers)
     assert all(torch.equal(again[layer], found[layer]) for layer in found)
+
+
+def test_no_layer_of_the_embedded_network_outshouts_another():
+    """Losses are of squares: the mean square is what makes layers comparable. It is a few at each layer."""
+    network = zoo.load("features", device="cpu")
+    photographs = [datasets.load_image(name, size=224) for name in features.CALIBRATION]
+    found = [network.extract(image, network.layers) for image in photographs]
+    squares = {layer: sum(float(f[layer].square().mean()) for f in found) / len(found) for layer in network.layers}
+    assert all(1.5 < square < 6 for square in squares.values()), squares
 
 
 def test_auto_falls_back_offline_and_says_so(monkeypatch, tmp_path, capsys):
@@ -237,6 +246,7 @@ def test_embedded_sees_what_its_teachers_see(recipe):
         ("relu2_1", 0.8),
         ("relu2_2", 0.7),
         ("relu3_1", 0.6),
+        ("relu4_1", 0.35),  # of SqueezeNet's fire5; nothing deeper is kept, as it said next to nothing
     ):
         assert scores[layer] >= bar > untrained[layer], (layer, scores, untrained)
 

@@ -95,6 +95,8 @@ def test_wheel_is_pure_python_and_carries_the_checkpoints(wheel):
     checkpoints = {path.name for path in (ROOT / "data" / "checkpoints").glob("*.safetensors")}
     assert checkpoints
     assert {f"course_lib/data/checkpoints/{name}" for name in checkpoints} <= inside
+    images = {path.name for path in (ROOT / "data" / "images").iterdir()}
+    assert images and {f"course_lib/data/images/{name}" for name in images} <= inside
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "course_lib").rglob("*.py")}
     assert modules <= inside
     assert {name.split("/")[0] for name in inside if ".dist-info/" not in name} == {"course_lib"}
@@ -102,10 +104,12 @@ def test_wheel_is_pure_python_and_carries_the_checkpoints(wheel):
 
 LOAD_ALL = """
 import json, course_lib
-from course_lib.base import checkpoints
+from course_lib.base import checkpoints, datasets
 names = sorted(path.stem for path in checkpoints.folder().glob("*.safetensors"))
 sizes = {name: sum(tensor.numel() for tensor in checkpoints.load(name)[0].values()) for name in names}
-print(json.dumps({"package": course_lib.__file__, "folder": str(checkpoints.folder()), "sizes": sizes}))
+painting = list(datasets.load_image("starry_night").shape)
+found = {"package": course_lib.__file__, "folder": str(checkpoints.folder()), "sizes": sizes, "painting": painting}
+print(json.dumps(found))
 """
 
 
@@ -130,6 +134,7 @@ def test_installed_wheel_loads_its_checkpoints_elsewhere(wheel, tmp_path):
     assert Path(found["folder"]).is_relative_to(site)
     assert set(found["sizes"]) == {path.stem for path in (ROOT / "data" / "checkpoints").glob("*.safetensors")}
     assert found["sizes"] and all(found["sizes"].values())
+    assert found["painting"] == [1, 3, 304, 384]
 
 
 # --- make ---

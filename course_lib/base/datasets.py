@@ -1,4 +1,4 @@
-"""Images and data sets by name: what scikit-image's and scikit-learn's wheels hold, and what can be downloaded.
+"""Images and data sets by name: what ships with the course or in the wheels of others, and what can be downloaded.
 
 `load_image` gives a photograph or a painting, `load` a labelled data set, whole in memory: the digits of
 scikit-learn's wheel, MNIST, Fashion-MNIST, CIFAR-10's cats and faces of cats. The larger sets are read from the folder
@@ -33,7 +33,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from course_lib.base import images, runtime
+from course_lib.base import checkpoints, images, runtime
 from course_lib.base.checkpoints import write_atomically
 
 SPLITS = ("train", "test")
@@ -280,14 +280,13 @@ def _read_or_fetch(
 # --- images by name
 
 _GATYS = "https://raw.githubusercontent.com/leongatys/PytorchNeuralStyleTransfer/master/Images/"
-_EXAMPLES = "https://raw.githubusercontent.com/pytorch/examples/main/fast_neural_style/images/style-images/"
 _UNSTATED = "scikit-image; no author stated"
 _CC0_TEXTURES = "CC0 Textures, CC0"
-_STYLES = "PyTorch examples; no licence stated"
+_OWN = "data/images/"  # of this repository: paintings in the public domain
 
 # Credits as scikit-image's and scikit-learn's own documentation states them. Only files that lie inside the
 # wheels: skimage.data would download the others.
-_IMAGES = {  # name: content, credit, file in an installed package or address
+_IMAGES = {  # name: content, credit, file in an installed package or in this repository, or address
     "astronaut": ("Eileen Collins, astronaut", "NASA, public domain", "skimage/data/astronaut.png"),
     "brick": ("texture: a brick wall", _CC0_TEXTURES, "skimage/data/brick.png"),
     "camera": ("a man with a camera, grey", "Lav Varshney, CC0", "skimage/data/camera.png"),
@@ -306,15 +305,12 @@ _IMAGES = {  # name: content, credit, file in an installed package or address
     "page": ("a scanned page, uneven light", _UNSTATED, "skimage/data/page.png"),
     "retina": ("a human retina", "Mikael Häggström, CC0", "skimage/data/retina.jpg"),
     "rocket": ("launch of a Falcon 9", "SpaceX, public domain", "skimage/data/rocket.jpg"),
-    "candy": ("style: candy-coloured swirls", _STYLES, _EXAMPLES + "candy.jpg"),
-    "rain_princess": ("style: a walk in the rain", "Leonid Afremov; " + _STYLES, _EXAMPLES + "rain-princess.jpg"),
-    "starry_night": ("style: The Starry Night", "Van Gogh 1889, public domain", _GATYS + "vangogh_starry_night.jpg"),
+    "great_wave": ("painting: The Great Wave", "Hokusai 1831, public domain", _OWN + "great_wave.jpg"),
+    "starry_night": ("painting: The Starry Night", "van Gogh 1889, public domain", _OWN + "starry_night.jpg"),
+    "the_scream": ("painting: The Scream", "Munch 1893, public domain", _OWN + "the_scream.jpg"),
     "tuebingen": ("Tübingen, the Neckar front", "Andreas Praefcke", _GATYS + "Tuebingen_Neckarfront.jpg"),
 }
 _SHA256 = {  # of those that are downloaded
-    "candy": "1af09b2c18a6674b7d88849cb87564dd77e1ce04d1517bb085449b614cc0c8d8",
-    "rain_princess": "edc860681275f663ff23b28ade7436b34bf8ea28ae60be773f3e1c39b938e5d3",
-    "starry_night": "228bebf0dd424ea4f740d8d88a67f2960424c166e638086c1ec529260d2e3832",
     "tuebingen": "e67d1869f01fd805385c681a80d9ebcf0f70ea4a5fe6127f0606bb1c7f4bf506",
 }
 
@@ -348,6 +344,8 @@ def load_image(name: str, size: int | None = None) -> Tensor:
     _, _, file = _IMAGES[name]
     if name in _SHA256:
         return images.load(fetch(file, cache_folder() / f"{name}.jpg", f"sha256:{_SHA256[name]}"), size)
+    if file.startswith(_OWN):
+        return images.load(checkpoints.folder().with_name("images") / file.removeprefix(_OWN), size)
     package, _, inside = file.partition("/")
     folder = Path(importlib.util.find_spec(package).origin).parent  # found without importing the package
     return images.load(folder / inside, size)

@@ -2,7 +2,8 @@
 
 Two sets of weights fit it. `zoo.load("vgg19")` is torchvision's VGG-19 trained on ImageNet (Simonyan & Zisserman
 2015), the network of the style-transfer paper, a download of about 550 MB. `zoo.load("features")` is a narrow VGG
-that ships with the course: `recipes/features.py` trained it to reproduce the features of ImageNet networks.
+that ships with the course and ends at relu4_1: `recipes/features.py` trained it to reproduce the features of ImageNet
+networks. How much of them it explains, layer by layer, its checkpoint's header says.
 
 Layers carry the paper's names: `relu3_1` is the first rectified convolution of the third block.
 """
@@ -19,7 +20,7 @@ from course_lib.base.images import check_batch
 
 # Convolutions of each block, by their number of output channels; the blocks are joined by 2×2 pooling.
 VGG19_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512), (512, 512, 512, 512))
-EMBEDDED_WIDTHS = ((32, 32), (64, 64), (128, 128), (192,), (256,))
+EMBEDDED_WIDTHS = ((32, 32), (64, 64), (128, 128), (192,))
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"  # torchvision's IMAGENET1K_V1 weights
 RAREST = 0.05  # of its layer's mean activation: a filter that fires less is not scaled up further
