@@ -9,8 +9,9 @@ F, P of x and p and the Gram matrices G, A of x and a:
     L_total   = α L_content + β L_style                                 (paper eq. 7)
 
 Departure from the paper: where it sums we take means, and a Gram matrix is divided by the number of positions. The
-terms, and so the effect of α/β, then do not depend on the size of the image; and as the activations of our networks
-are about one on average (`features.normalise`), the ratios of the lecture, 1e-4 … 1e-1, lead from style to content.
+terms, and so the effect of α/β, then do not depend on the size of the image; and as the mean square of the activations
+is a few at every layer of our networks (`features.normalise`), no layer outshouts the others, and the ratios of the
+lecture, 1e-4 … 1e-1, lead from style to content.
 """
 
 import math
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from course_lib.base import images, runtime
 from course_lib.base.features import VGG
 
-STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")  # the paper adds relu5_1, which only VGG-19 has here
 CONTENT_LAYERS = ("relu3_1",)
 
 
@@ -397,7 +398,7 @@ def transfer(
     style_weights: Sequence[float] | None = None,
     start: str | Tensor = "noise",
     steps: int = 100,
-    coarsest: int | None = 32,
+    coarsest: int | None = 64,
     optimiser: str = "lbfgs",
     keep_colours: bool = False,
     rng: torch.Generator | None = None,
@@ -407,7 +408,9 @@ def transfer(
     """Paint the content in the style, coarse to fine (Gatys et al. 2017, "Controlling Perceptual Factors").
 
     The image is first painted small, where a step costs little and a filter sees much of it, then enlarged and
-    painted on. Styles are scaled like the content, so that a brush stroke keeps its proportion of the image.
+    painted on. Styles are scaled like the content, so that a brush stroke keeps its proportion of the image. The
+    smallest level must not be too small: the Gram matrices of `STYLE_LAYERS` hold 29,392 numbers, more than an image of
+    98 px has, and what is painted at 48 px by them alone is a copy of the style image, its layout included.
 
     Args:
         content: p, (1, 3, H, W) in [0, 1]; the result has its size.
