@@ -1,6 +1,6 @@
 """Train the splats of the toy on its turntable.
 
-    python recipes/reconstruction.py        # about 5 minutes on 2 cores; continues where it was interrupted
+    python recipes/reconstruction.py        # about a minute on 2 cores; continues where it was interrupted
 
 The toy is drawn, so nothing is downloaded. The splats begin on the surface of its visual hull, where the paper (Kerbl
 et al. 2023) has points from structure from motion, and their number stays: no splat is divided or removed. They are
@@ -21,10 +21,10 @@ JUDGES = 12  # held-out views
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     """Train, judge and save; returns the scores."""
-    parser = common.parser(__doc__, steps=3000, batch_size=1)
-    parser.add_argument("--splats", type=int, default=1500)
-    parser.add_argument("--views", type=int, default=60)
-    parser.add_argument("--size", type=int, default=96, help="of the views, in pixels")
+    parser = common.parser(__doc__, steps=1200, batch_size=1)
+    parser.add_argument("--splats", type=int, default=800)
+    parser.add_argument("--views", type=int, default=48)
+    parser.add_argument("--size", type=int, default=64, help="of the views, in pixels")
     args = parser.parse_args(argv)
     if args.quick:
         args.splats, args.views, args.size = min(args.splats, 100), min(args.views, 6), min(args.size, 32)

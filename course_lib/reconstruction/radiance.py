@@ -88,8 +88,9 @@ def render_rays(field: "VoxelGrid | RadianceMLP", origins: Tensor, directions: T
     X = origins[:, None] + t[..., None] * directions[:, None]
     asked = field.occupied(X) & (delta > 0)
     density, colour = field(X[asked], directions[:, None].expand_as(X)[asked])
-    sigma = torch.zeros_like(t).masked_scatter(asked, density)
-    c = torch.zeros_like(X).masked_scatter(asked[..., None].expand_as(X), colour)
+    # A network under autocast answers in bfloat16; the sums along rays need more digits.
+    sigma = torch.zeros_like(t).masked_scatter(asked, density.to(t))
+    c = torch.zeros_like(X).masked_scatter(asked[..., None].expand_as(X), colour.to(X))
     weights = ray_weights(sigma, delta)
     return (weights[..., None] * c).sum(1) + background * (1 - weights.sum(1, keepdim=True))
 

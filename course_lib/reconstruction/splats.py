@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.base import zoo
+from course_lib.base import runtime, zoo
 from course_lib.base.loop import descend
 from course_lib.reconstruction.cameras import Camera
 from course_lib.reconstruction.views import Views
@@ -169,6 +169,10 @@ class Splats(nn.Module):
 
     def forward(self, camera: Camera, background: float = 1.0) -> Tensor:
         """The image (3, H, W) that a camera sees; blobs that are not before it are left out."""
+        with runtime.no_autocast(self.means.device):  # places in pixels need more digits than bfloat16 has
+            return self._draw(camera, background)
+
+    def _draw(self, camera: Camera, background: float) -> Tensor:
         R, t = camera.R.to(self.means), camera.t.to(self.means)
         depth = (self.means @ R.T + t)[:, 2].detach()
         order = depth.argsort()
@@ -218,4 +222,4 @@ def splat_step(
     return step
 
 
-zoo.register("splats_turntable", lambda n=1500: Splats(n))
+zoo.register("splats_turntable", lambda n=800: Splats(n))
