@@ -40,6 +40,7 @@ WHAT = {
     "detector_scenes": "detector of scenes, 64 px",
     "detector_pedestrians": "detector of people on foot",
     "panoptic_scenes": "segmentation of scenes, 64 px",
+    "splats_turntable": "a toy as 800 Gaussian splats",
 }
 SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "test accuracy", "ELBO, nats", "AP", "AP50",
          "mIoU", "mask AP", "PQ", "PSNR, dB", "PSNR of one kernel, dB", "PSNR of bicubic, dB")  # fmt: skip

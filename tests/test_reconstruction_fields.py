@@ -37,7 +37,7 @@ def test_quadrature_is_exact_for_constant_density():
     for cuts in (1, 2, 7, 40):
         delta = uniform(cuts).add(0.01)
         delta = delta / delta.sum() * length
-        weights = ray_weights(torch.full((cuts,), sigma).double(), delta)
+        weights = ray_weights(torch.full((cuts,), sigma, dtype=torch.float64), delta)
         assert weights.sum().item() == pytest.approx(1 - math.exp(-sigma * length), rel=1e-12)
         ends = delta.cumsum(0)
         exact = torch.exp(-sigma * (ends - delta)) - torch.exp(-sigma * ends)

@@ -78,3 +78,38 @@ def draw_cameras(cameras: list[Camera], points: Tensor | None = None, size: floa
     ax.set_aspect("equal")
     ax.set(xlabel="x", ylabel="y", zlabel="z")
     return figure
+
+
+def draw_epipolar(first: Tensor, second: Tensor, x1: Tensor, x2: Tensor, lines: Tensor) -> Figure:
+    """Matched pixels in two images, and in the second the epipolar lines of those in the first.
+
+    Args:
+        first, second: images (3, H, W).
+        x1, x2: pixels (N, 2), N ≤ 7: each pair has a colour.
+        lines: (N, 3), a x + b y + c = 0 in the second image.
+    """
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for ax, image, x, title in ((left, first, x1, "first image"), (right, second, x2, "second image")):
+        H, W = image.shape[1:]
+        ax.imshow(image.movedim(0, -1).numpy(), extent=(0, W, H, 0))
+        ax.scatter(x[:, 0], x[:, 1], c=plots.COLOURS[: len(x)], s=45, edgecolors="white", zorder=3)
+        ax.set_title(title)
+        ax.set_axis_off()
+    for (a, b, c), colour in zip(lines.tolist(), plots.COLOURS, strict=False):
+        right.axline((0, -c / b), (W, -(c + a * W) / b), color=colour, linewidth=1.5)
+    right.set(xlim=(0, W), ylim=(H, 0))
+    return figure
+
+
+def draw_disparities(maps: dict[str, Tensor], most: float) -> Figure:
+    """Disparities (H, W) side by side in one colour scale from 0 to `most` pixels; white where unknown."""
+    figure = Figure(figsize=(10, 2.2 * -(-len(maps) // 3)), layout="constrained")
+    axes = figure.subplots(-(-len(maps) // 3), min(3, len(maps)), squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, (title, disparity) in zip(axes, maps.items(), strict=False):
+        shown = ax.imshow(disparity.numpy(), cmap="turbo", vmin=0, vmax=most, interpolation="nearest")
+        ax.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=axes.tolist(), label="disparity, px", shrink=0.8)
+    return figure
