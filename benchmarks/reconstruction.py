@@ -161,10 +161,9 @@ def fields_rows(seconds: float, quick: bool, seed: int = 0) -> tuple[str, dict[s
         rows[name] = train(name, field, rays, batch, seconds, lambda c, f=field: reconstruction.render_field(f, c, 128),
                            judges, [{"params": list(field.parameters()), "lr": lr}], ray_loss(field))  # fmt: skip
     small, small_judges = (known, judges) if quick else (known.shrunk(2), judges.shrunk(2))
-    points = hull.sample_surface(
-        *hull.mesh(body, known.box), 100 if quick else 600, torch.Generator().manual_seed(seed)
-    )
-    blobs = reconstruction.Splats.at(points, 0.07).to(device)
+    surface, n = hull.mesh(body, known.box), 100 if quick else 600
+    points = hull.sample_surface(*surface, n, torch.Generator().manual_seed(seed))
+    blobs = reconstruction.Splats.at(points, 1 / n**0.5).to(device)
 
     def picture_loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.mse_loss(blobs(small.cameras[int(batch[0])]), batch[1][0])

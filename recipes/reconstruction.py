@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     judges = reconstruction.load_turntable(2 if run.quick else JUDGES, args.size, start=360 / args.views / 2)
     surface = mesh(visual_hull(views.masks, views.cameras, views.box, 64), views.box)
     points = sample_surface(*surface, args.splats, torch.Generator().manual_seed(run.seed))
-    network = reconstruction.Splats.at(points, scale=1.5 / args.splats**0.5).to(run.device)
+    network = reconstruction.Splats.at(points, scale=1 / args.splats**0.5).to(run.device)
     optimiser = torch.optim.Adam(network.groups(), eps=1e-15)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.05 ** (1 / run.steps))
     fit = reconstruction.splat_step(network, optimiser, views.cameras)

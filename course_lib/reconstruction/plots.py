@@ -61,7 +61,7 @@ def draw_mesh(vertices: Tensor, faces: Tensor, camera: Camera, per_face: int = 1
     weights = weights / weights.sum(1, keepdim=True)  # uniform on the triangle
     points = torch.einsum("pk,tkd->tpd", weights, corners)
     colours = shade[:, None, None] * torch.tensor([0.75, 0.82, 0.95])
-    return draw_points(points.flatten(0, 1), colours.expand_as(points).flatten(0, 1), camera)
+    return draw_points(points.flatten(0, 1), colours.expand_as(points).flatten(0, 1), camera, side=2)
 
 
 def draw_cameras(cameras: list[Camera], points: Tensor | None = None, size: float = 4.0) -> Figure:
