@@ -155,7 +155,7 @@ def fields_rows(seconds: float, quick: bool, seed: int = 0) -> tuple[str, dict[s
         return lambda batch: F.mse_loss(reconstruction.render_rays(field, *batch[:2], 128, rng), batch[2])
 
     torch.manual_seed(seed)
-    grid = reconstruction.VoxelGrid(known.box, 24 if quick else 96, occupied).to(device)
+    grid = reconstruction.VoxelGrid(known.box, 24 if quick else 64, occupied).to(device)
     network = reconstruction.RadianceMLP(known.box, 8, occupancy=occupied).to(device)
     for name, field, lr, batch in (("voxel grid", grid, 0.2, 2048), ("NeRF's network", network, 3e-3, 1024)):
         rows[name] = train(name, field, rays, batch, seconds, lambda c, f=field: reconstruction.render_field(f, c, 128),
