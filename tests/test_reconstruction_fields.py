@@ -236,7 +236,7 @@ def brute_force(made, camera, background):
         for j in range(camera.width):
             T, pixel = 1.0, torch.tensor([j + 0.5, i + 0.5], dtype=torch.float64)
             for _, x, inverse, o, c in blobs:
-                alpha = min(0.99, float(o * torch.exp(-0.5 * (pixel - x) @ inverse @ (pixel - x))))
+                alpha = min(0.99, (o * torch.exp(-0.5 * (pixel - x) @ inverse @ (pixel - x))).item())
                 if alpha >= 1 / 255:
                     image[:, i, j] += T * alpha * c.detach()
                     T *= 1 - alpha
