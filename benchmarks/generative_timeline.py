@@ -48,7 +48,7 @@ MODELS = {
     "StyleGAN 2018": Model("stylegan_mnist", "mnist", stylegan.sample),
     "DCGAN, conditional": Model("dcgan_mnist_conditional", "mnist", gan.sample, conditional=True),
     "DCGAN, clothes": Model("dcgan_fashion_mnist", "fashion_mnist", gan.sample, conditional=True),
-    "DCGAN, cats": Model("dcgan_cats", "cats", gan.sample),
+    "DCGAN, cats": Model("dcgan_cats", "cat_faces", gan.sample),
 }
 
 # Titles of the columns: of facts, and of scores with the unit by which they are multiplied.
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
         print(f"{data} is not at hand, so nothing that learnt from it is judged", file=sys.stderr)
     if not any(at_hand.values()):
         raise SystemExit(
-            "no held-out images to compare with: set COURSE_DATA to a folder with MNIST, Fashion-MNIST and CIFAR-10 "
+            "no held-out images to compare with: set COURSE_DATA to a folder with MNIST and Fashion-MNIST "
             'in torchvision\'s layout, or download them once with datasets.load("mnist") and so on'
         )
     device = runtime.device()

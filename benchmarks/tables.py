@@ -33,7 +33,7 @@ WHAT = {
     "stylegan_mnist": "StyleGAN 2018",
     "dcgan_mnist_conditional": "DCGAN with classes",
     "dcgan_fashion_mnist": "DCGAN with classes",
-    "dcgan_cats": "DCGAN, 32×32",
+    "dcgan_cats": "DCGAN, 64×64",
     "diffusion_mnist": "diffusion with classes",
     "diffusion_fashion_mnist": "diffusion with classes",
     "diffusion_cats": "diffusion, 32×32",

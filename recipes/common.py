@@ -29,6 +29,7 @@ from course_lib.base import checkpoints, distributed, images, runtime
 from course_lib.base.loop import Loop, Step, every
 
 MAX_BYTES = 3_000_000  # of a shipped checkpoint
+MAX_BYTES_64 = 5_000_000  # of one that draws images of 64×64
 IMAGES = 80  # of a grid that `draw` writes
 EVALUATED = 10_000  # generated images that are judged
 QUICK_STEPS, QUICK_BATCH_SIZE = 20, 16
@@ -220,7 +221,9 @@ def round_to_half(module: M) -> M:
     return module
 
 
-def export(run: Run, module: nn.Module, scores: Mapping[str, Any], *, seconds: float, **more: Any) -> None:
+def export(
+    run: Run, module: nn.Module, scores: Mapping[str, Any], *, seconds: float, max_bytes: int = MAX_BYTES, **more: Any
+) -> None:
     """Save the weights in half precision with their history, print the table and write the JSON.
 
     Only the main process does. Integers such as BatchNorm's counters keep their type.
@@ -230,18 +233,19 @@ def export(run: Run, module: nn.Module, scores: Mapping[str, Any], *, seconds: f
         module: what to ship; judged after `round_to_half`.
         scores: by name: numbers, text, or `metrics.Score`s (any dataclass or named tuple with value, low, high, n).
         seconds: of training, as `loop.seconds`.
+        max_bytes: of the file.
         more: further facts for the checkpoint's metadata.
 
     Raises:
-        ValueError: the file would exceed 3 MB, or a weight is not finite, also after rounding to half precision.
+        ValueError: the file would exceed `max_bytes`, or a weight is not finite, also after rounding to half precision.
     """
     if not distributed.processes().is_main_process:
         return
     state = {name: tensor.cpu().clone() for name, tensor in module.state_dict().items()}
     halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     size = len(safetensors.torch.save(halves))
-    if size > MAX_BYTES:
-        raise ValueError(f"a checkpoint has at most {MAX_BYTES / 1e6:g} MB; {run.out.name} would have {size / 1e6:.2f}")
+    if size > max_bytes:
+        raise ValueError(f"a checkpoint has at most {max_bytes / 1e6:g} MB; {run.out.name} would have {size / 1e6:.2f}")
     numbers = {name: plain(score) for name, score in scores.items()}
     facts = {"seed": run.seed, "score": numbers, "seconds": round(seconds, 1)} | more
     checkpoints.save(run.out, halves, recipe=run.command, **facts)

@@ -326,4 +326,4 @@ zoo.register("gan_mnist", FullyConnectedGenerator)
 zoo.register("dcgan_mnist", partial(Generator, width=48))
 for _data in ("mnist_conditional", "fashion_mnist"):
     zoo.register(f"dcgan_{_data}", partial(Generator, width=48, classes=10))
-zoo.register("dcgan_cats", partial(Generator, width=48, z_dim=128, channels=3, size=32))
+zoo.register("dcgan_cats", partial(Generator, width=40, z_dim=128, channels=3, size=64))
