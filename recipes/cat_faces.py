@@ -69,7 +69,10 @@ def cut(photograph: Image.Image, eyes: np.ndarray) -> Image.Image | str:
     side = math.ceil(abs(a)) * SIDE
     a *= SIDE / side
     turned = photograph.convert("RGB").transform(
-        (side, side), Image.Transform.AFFINE, (a.real, -a.imag, b.real, a.imag, a.real, b.imag), Image.Resampling.BICUBIC
+        (side, side),
+        Image.Transform.AFFINE,
+        (a.real, -a.imag, b.real, a.imag, a.real, b.imag),
+        Image.Resampling.BICUBIC,
     )
     return turned.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.base import checkpoints, distributed, images, runtime
+from course_lib.base import checkpoints, datasets, distributed, images, metrics, runtime
 from course_lib.base.loop import Loop, Step, every
 
 MAX_BYTES = 3_000_000  # of a shipped checkpoint
@@ -206,6 +206,23 @@ def draw(run: Run, sample: Callable[[Loop], Tensor], n: int) -> Callable[[Loop],
             images.save(images.grid(drawn, 10), Path("build") / f"{run.out.stem}_{loop.done:06d}.png")
 
     return every(n, write)
+
+
+def beside_held_out(generated: Tensor, name: str) -> dict[str, Any]:
+    """Fréchet distances to the training split, of as many generated images as were held out, and of those themselves.
+
+    `metrics.evaluate` compares with a floor from theory; this one is from real images, of which there are as many.
+
+    Args:
+        generated: (N, C, H, W) in [0, 1].
+        name: of the data set.
+    """
+    features = metrics.extractor(name)
+    training, held_out = (datasets.load(name, split)[:][0] for split in datasets.SPLITS)
+    n = min(len(generated), len(held_out))
+    real = features(training)
+    sides = {"generated": generated[:n], "held-out": held_out[:n]}
+    return {"images": n, **{side: metrics.frechet_distance(real, features(images)) for side, images in sides.items()}}
 
 
 @torch.no_grad()

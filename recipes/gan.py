@@ -96,7 +96,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     def grid(loop: Loop) -> Tensor:
         return gan.sample(loop.averaged["generator"], common.IMAGES, rng=torch.Generator().manual_seed(0))
 
-    fixed = {f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()}
+    fixed = {f"preset's {name}": value for name, value in dataclasses.asdict(preset).items() if name != "steps"}
     loop = common.train(
         run,
         step,
@@ -111,7 +111,9 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
     n = 200 if run.quick else common.EVALUATED
     labels = torch.arange(n) % len(data.classes) if preset.conditional else None
     images = gan.sample(averaged, n, labels, torch.Generator().manual_seed(run.seed))
-    scores = metrics.evaluate(images.cpu(), preset.data, labels=labels)
+    scores: dict[str, object] = dict(metrics.evaluate(images.cpu(), preset.data, labels=labels))
+    if preset.data in metrics.UNLABELLED:
+        scores["beside held-out images"] = common.beside_held_out(images.cpu(), preset.data)
     limit = common.MAX_BYTES_64 if data.images.shape[-1] >= 64 else common.MAX_BYTES
     common.export(run, averaged, scores, seconds=loop.seconds, max_bytes=limit, data=preset.data)
     return scores

@@ -51,8 +51,6 @@ def test_losses_are_the_slides_objectives(real, fake):
     assert gan.discriminator_loss(r, f).item() == pytest.approx(-game)
     assert gan.generator_loss(f).item() == pytest.approx(-np.log(D_z).mean())
     assert gan.saturating_generator_loss(f).item() == pytest.approx(np.log(sigma(-np.array(fake))).mean())
-    hinge = np.maximum(0, 1 - np.array(real)).mean() + np.maximum(0, 1 + np.array(fake)).mean()
-    assert gan.hinge_discriminator_loss(r, f).item() == pytest.approx(hinge)
 
 
 def test_losses_equal_the_frameworks_cross_entropy_with_its_gradients():
@@ -515,25 +513,29 @@ def test_ring_has_its_moments():
     assert distance.square().mean().item() / 2 == pytest.approx(0.02**2, rel=0.03)
 
 
-def test_mode_coverage_of_known_sets():
+def test_mode_proportions_of_known_sets():
     centres = gan.ring_centres()
-    everything = gan.mode_coverage(gan.ring(20_000, rng=rng()), centres)
-    assert everything.modes == 8 and everything.high_quality == pytest.approx(1 - math.exp(-4.5), abs=0.003)
-    assert gan.mode_coverage(gan.ring(500, modes=1, rng=rng()), centres).modes == 1
-    three = torch.cat([centres[[0, 2, 5]], torch.zeros(1, 2)])
-    assert gan.mode_coverage(three, centres) == (3, 0.75)
-    noise = gan.mode_coverage(6 * torch.rand(100_000, 2, generator=rng()) - 3, centres)
-    assert noise.high_quality == pytest.approx(8 * math.pi * 0.06**2 / 36, rel=0.2)  # the circles' part of the area
+    everything = gan.mode_proportions(gan.ring(20_000, rng=rng()), centres)
+    assert everything.shape == (8,) and everything.sum().item() == pytest.approx(1 - math.exp(-4.5), abs=0.003)
+    assert everything.numpy() == pytest.approx(0.989 / 8, abs=0.012)  # 5 σ
+    alone = gan.mode_proportions(gan.ring(500, modes=1, rng=rng()), centres)
+    assert alone[0] > 0.95 and not alone[1:].any()
+    samples = torch.cat([centres[[0, 2, 2, 5]], torch.zeros(1, 2)])
+    assert gan.mode_proportions(samples, centres).tolist() == [0.2, 0, 0.4, 0, 0, 0.2, 0, 0]
+    noise = gan.mode_proportions(6 * torch.rand(100_000, 2, generator=rng()) - 3, centres)
+    assert noise.sum().item() == pytest.approx(8 * math.pi * 0.06**2 / 36, rel=0.2)  # the circles' part of the area
     on_the_edge = centres + torch.tensor([0.0599, 0.0])
-    assert gan.mode_coverage(on_the_edge, centres) == (8, 1.0)
-    assert gan.mode_coverage(on_the_edge + torch.tensor([0.0003, 0.0]), centres) == (0, 0.0)
+    assert gan.mode_proportions(on_the_edge, centres).tolist() == [1 / 8] * 8
+    assert not gan.mode_proportions(on_the_edge + torch.tensor([0.0003, 0.0]), centres).any()
+    between = torch.tensor([[0.4, 0.0], [0.6, 0.0]])  # within 3 std of both centres: each to the nearer one
+    assert gan.mode_proportions(between, torch.tensor([[0.0, 0.0], [1.0, 0.0]]), 0.25).tolist() == [0.5, 0.5]
 
 
 def test_bad_input_of_the_ring():
     centres = gan.ring_centres()
     for bad in (torch.zeros(0, 2), torch.zeros(3, 3), torch.full((2, 2), math.nan)):
         with pytest.raises(ValueError, match="finite points"):
-            gan.mode_coverage(bad, centres)
+            gan.mode_proportions(bad, centres)
     with pytest.raises(ValueError, match="at least one mode"):
         gan.ring_centres(0)
     with pytest.raises(ValueError, match="n ≥ 1"):

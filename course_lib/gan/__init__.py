@@ -8,7 +8,6 @@ from course_lib.gan.losses import (
     best_value,
     discriminator_loss,
     generator_loss,
-    hinge_discriminator_loss,
     jensen_shannon,
     optimal_discriminator,
     r1_penalty,
@@ -22,5 +21,5 @@ from course_lib.gan.networks import (
     MaxoutDiscriminator,
     Upsampling,
 )
-from course_lib.gan.ring import PointDiscriminator, PointGenerator, mode_coverage, ring, ring_centres
+from course_lib.gan.ring import PointDiscriminator, PointGenerator, mode_proportions, ring, ring_centres
 from course_lib.gan.training import adversarial_step, augment, frozen, sample, slerp

@@ -1,4 +1,4 @@
-"""The two objectives of a GAN on logits, later ones, the R1 penalty, and what theory says of the optimum.
+"""The two objectives of a GAN on logits, the R1 penalty, and what theory says of the optimum.
 
 With logits l and D = σ(l): log D = −softplus(−l) and log(1 − D) = −softplus(l), exact for any l, where a
 logarithm of a rounded probability would be −∞. All losses are to be minimised; they are means over the batch.
@@ -42,14 +42,6 @@ def saturating_generator_loss(fake: Tensor) -> Tensor:
     Its gradient with respect to a logit is −D: it vanishes exactly when the generator has everything to learn.
     """
     return -F.softplus(fake).mean()
-
-
-def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """E max(0, 1 − l(X)) + E max(0, 1 + l(G(Z))) (Lim and Ye 2017; Miyato et al. 2018, equation 16).
-
-    The generator then lowers −E l(G(Z)).
-    """
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
