@@ -68,12 +68,9 @@ def cut(photograph: Image.Image, eyes: np.ndarray) -> Image.Image | str:
     # First turned at the photograph's own scale, then reduced with a filter that averages: no aliasing.
     side = math.ceil(abs(a)) * SIDE
     a *= SIDE / side
-    turned = photograph.convert("RGB").transform(
-        (side, side),
-        Image.Transform.AFFINE,
-        (a.real, -a.imag, b.real, a.imag, a.real, b.imag),
-        Image.Resampling.BICUBIC,
-    )
+    rows = (a.real, -a.imag, b.real, a.imag, a.real, b.imag)
+    whole = photograph.convert("RGB")
+    turned = whole.transform((side, side), Image.Transform.AFFINE, rows, Image.Resampling.BICUBIC)
     return turned.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
