@@ -826,6 +826,7 @@ def test_shipped_generators_draw_all_classes_and_the_one_asked_for(model):
 def test_shipped_cats_are_varied_images():
     """No classifier knows them; at least no two are alike, and none is flat."""
     images = gan.sample(zoo.load("dcgan_cats"), 200, rng=rng())
+    assert images.shape == (200, 3, 64, 64)
     assert torch.pdist(images.flatten(1)).min() > 1
     assert images.flatten(1).std(1).min() > 0.03
 

@@ -17,7 +17,7 @@ MAX_BYTES = 700_000
 # A lesson on several topics, and the modules that are its twins.
 OVERVIEWS = {"generative_timeline": ("vae", "gan", "stylegan")}
 # Lessons in which students do not yet write the core.
-FIRST_EDITION = {"gan", "generative_timeline", "diffusion", "detection", "segmentation"}
+FIRST_EDITION = {"generative_timeline", "diffusion", "detection", "segmentation"}
 
 # A folder of somebody's machine at the start of a path; `https://host/home/` is none.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp|var|mnt|opt|content)/|\b[A-Z]:\\\w")
