@@ -17,7 +17,7 @@ from scipy import integrate, stats
 from torch import nn
 
 from course_lib import gan
-from course_lib.base import checkpoints, datasets, zoo
+from course_lib.base import checkpoints, datasets, metrics, zoo
 from course_lib.gan import losses
 from recipes import common
 
@@ -829,6 +829,18 @@ def test_shipped_cats_are_varied_images():
     assert images.shape == (200, 3, 64, 64)
     assert torch.pdist(images.flatten(1)).min() > 1
     assert images.flatten(1).std(1).min() > 0.03
+
+
+def test_held_out_images_are_the_floor_of_generated_ones():
+    """Of training images passed off as generated, of the held-out ones themselves, and of noise."""
+    training, held_out = (datasets.load("digits", split)[:][0] for split in datasets.SPLITS)
+    real = metrics.extractor("digits")(training)
+    found = common.beside_held_out(training, "digits")
+    assert found["images"] == len(held_out) == 297
+    assert found["generated"] == metrics.frechet_distance(real, real[:297])
+    assert found["held-out"] == metrics.frechet_distance(real, metrics.extractor("digits")(held_out))
+    few = common.beside_held_out(torch.rand(100, 1, 8, 8), "digits")
+    assert few["images"] == 100 and few["generated"] > 5 * few["held-out"]
 
 
 def test_theory_of_densities_in_bytes_and_halves():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.base import checkpoints, datasets, distributed, images, metrics
+from course_lib.base import checkpoints, distributed, images
 from course_lib.base.loop import Loop, descend
 from recipes import common
 
@@ -243,18 +243,6 @@ def test_what_draws_64_pixels_may_be_larger():
     run = setup("--quick")
     common.export(run, nn.Linear(1000, 1501), {}, seconds=1.0, max_bytes=common.MAX_BYTES_64)
     assert checkpoints.load(run.out)[0]["weight"].shape == (1501, 1000)
-
-
-def test_held_out_images_are_the_floor_of_generated_ones():
-    """Of training images passed off as generated, of the held-out ones themselves, and of noise."""
-    training, held_out = (datasets.load("digits", split)[:][0] for split in datasets.SPLITS)
-    real = metrics.extractor("digits")(training)
-    found = common.beside_held_out(training, "digits")
-    assert found["images"] == len(held_out) == 297
-    assert found["generated"] == metrics.frechet_distance(real, real[:297])
-    assert found["held-out"] == metrics.frechet_distance(real, metrics.extractor("digits")(held_out))
-    few = common.beside_held_out(torch.rand(100, 1, 8, 8), "digits")
-    assert few["images"] == 100 and few["generated"] > 5 * few["held-out"]
 
 
 def test_only_the_main_process_writes(monkeypatch, capsys):
