@@ -16,7 +16,15 @@ from course_lib.detection.coco import (
     interpolated,
     precision_recall_curve,
 )
-from course_lib.detection.model import PEDESTRIAN_SIDE, Detector, PerceptualBackbone, detect, objects, peaks
+from course_lib.detection.model import (
+    PEDESTRIAN_SIDE,
+    DenseNetwork,
+    Detector,
+    PerceptualBackbone,
+    detect,
+    objects,
+    peaks,
+)
 from course_lib.detection.pedestrians import load_pedestrians, on_canvas
 from course_lib.detection.training import (
     DetectionDataset,

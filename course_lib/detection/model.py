@@ -90,24 +90,46 @@ class PerceptualBackbone(nn.Module):
         return self
 
 
-class Detector(FeaturePyramid):
+class DenseNetwork(FeaturePyramid):
+    """A feature pyramid and a head that says some numbers of every cell of 4 × 4 pixels; what they mean, a topic says.
+
+    Args:
+        outputs: how many numbers a cell.
+        backbone: a module with `widths` that gives features at strides 4, 8, 16 and so on; None: `SmallBackbone()`.
+        width: channels of the pyramid.
+    """
+
+    def __init__(self, outputs: int, backbone: nn.Module | None = None, width: int = 64) -> None:
+        super().__init__(SmallBackbone() if backbone is None else backbone, width)
+        self.head = nn.Sequential(*conv3x3(width, width), nn.ReLU(inplace=True))
+        self.last = nn.Conv2d(width, outputs, 1)
+        nn.init.normal_(self.last.weight, std=0.01)
+        nn.init.zeros_(self.last.bias)
+
+    def cells(self, images: Tensor) -> Tensor:
+        """(B, outputs, H/4, W/4) float32 of images (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: another shape, or sides that `divisor` does not divide.
+        """
+        features = self.up(self.backbone(self.prepared(images)))  # (B, width, H/4, W/4)
+        return self.last(self.head(features)).float()
+
+
+class Detector(DenseNetwork):
     """A feature pyramid and a head that says at once what has its centre in a cell, and which box it has.
 
     Args:
         classes: K, how many kinds of objects.
-        backbone: a module with `widths` that gives features at strides 4, 8, 16 and so on; None: `SmallBackbone()`.
+        backbone: see `DenseNetwork`.
         width: channels of the pyramid.
     """
 
     def __init__(self, classes: int, backbone: nn.Module | None = None, width: int = 64) -> None:
         if classes < 1:
             raise ValueError(f"expected one class or more, got {classes}")
-        super().__init__(SmallBackbone() if backbone is None else backbone, width)
+        super().__init__(classes + 4, backbone, width)
         self.classes = classes
-        self.head = nn.Sequential(*conv3x3(width, width), nn.ReLU(inplace=True))
-        self.last = nn.Conv2d(width, classes + 4, 1)
-        nn.init.normal_(self.last.weight, std=0.01)
-        nn.init.zeros_(self.last.bias)
         nn.init.constant_(self.last.bias[:classes], math.log(RARE / (1 - RARE)))
 
     def forward(self, images: Tensor) -> Prediction:
@@ -116,8 +138,7 @@ class Detector(FeaturePyramid):
         Raises:
             ValueError: another shape, or sides that `divisor` does not divide.
         """
-        features = self.up(self.backbone(self.prepared(images)))  # (B, width, H/4, W/4)
-        heatmap, regressed = self.last(self.head(features)).float().split([self.classes, 4], 1)
+        heatmap, regressed = self.cells(images).split([self.classes, 4], 1)
         return Prediction(heatmap, to_boxes(regressed))
 
 
