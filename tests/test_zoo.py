@@ -20,7 +20,7 @@ OTHERS = sorted(name for name in zoo.names() if zoo.entry(name).url is not None)
 
 def test_every_shipped_file_has_a_network_and_the_other_way_round():
     assert sorted(path.stem for path in checkpoints.folder().glob("*.safetensors")) == SHIPPED
-    assert OTHERS == ["deeplab", "faster_rcnn", "mask_rcnn", "vgg19"]
+    assert OTHERS == ["deeplab", "faster_rcnn", "keypoint_rcnn", "mask_rcnn", "vgg19"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
