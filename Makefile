@@ -46,7 +46,7 @@ run: $(STAMP) ## execute every notebook into build/*.html; time, peak memory and
 	$(PY) benchmarks/notebooks.py --html build --json build/notebooks.json
 
 # busy.py first: it needs a machine at rest, which the others leave warm.
-BENCHMARKS = busy style_transfer upsampling gan generative_timeline diffusion detection segmentation reconstruction notebooks
+BENCHMARKS = busy style_transfer upsampling gan generative_timeline diffusion detection segmentation keypoints reconstruction notebooks
 
 bench: $(STAMP) ## measure everything anew into benchmarks/results/*.json (two hours), then the tables
 	@failed=; for name in $(BENCHMARKS); do echo "== $$name"; \

@@ -41,7 +41,7 @@ class Preset:
 
 
 PRESETS = {
-    "figures": Preset(steps=2000, batch_size=32, lr=3e-3, turn=15.0, scenes=4000),
+    "figures": Preset(steps=1500, batch_size=32, lr=3e-3, turn=15.0, scenes=2500),
     "faces": Preset(steps=2000, batch_size=32, lr=3e-3, turn=30.0),
 }
 

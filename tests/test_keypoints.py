@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from course_lib import keypoints, scenes
-from course_lib.base import checkpoints, datasets, zoo
+from course_lib.base import checkpoints, datasets, plots, zoo
 from course_lib.base.loop import Loop
 from course_lib.detection import optimiser_and_schedule
 from course_lib.keypoints.model import KEYPOINT_RCNN, Pretrained
@@ -819,7 +819,8 @@ def test_keypoint_rcnn_is_torchvision_s_with_names(monkeypatch):
 
     def unread(weights):
         assert weights is KEYPOINT_RCNN
-        return build(weights=None, weights_backbone=None, box_score_thresh=0.0, min_size=64, max_size=96)
+        few = {"box_detections_per_img": 3, "rpn_post_nms_top_n_test": 10, "rpn_pre_nms_top_n_test": 10}
+        return build(weights=None, weights_backbone=None, box_score_thresh=0.0, min_size=64, max_size=96, **few)
 
     monkeypatch.setattr(models, "keypointrcnn_resnet50_fpn", unread)
     monkeypatch.setattr(datasets, "fetch", lambda *_: None)
@@ -844,3 +845,61 @@ def test_the_recipe_runs_and_goes_on(tmp_path, monkeypatch):
     assert (tmp_path / "build" / "keypoints_figures_quick.safetensors").is_file()
     _, metadata = checkpoints.load(tmp_path / "build" / "keypoints_figures_quick.safetensors")
     assert metadata["data"] == "figures" and "recipes/keypoints.py" in metadata["recipe"]
+
+
+def test_two_photographs_of_people_ship_with_their_credit():
+    photographs = keypoints.load_people()
+    assert len(photographs) == 2
+    for each in photographs:
+        H, W = each.image.shape[2:]
+        labelled = each.keypoints[each.keypoints[..., 2] > 0]
+        assert (
+            len(labelled) >= 12
+            and (labelled[:, :2] >= 0).all()
+            and (labelled[:, :2] < labelled.new_tensor([W, H])).all()
+        )
+        assert each.source.startswith("http://farm") and each.source in (
+            checkpoints.folder().parent / "README.md"
+        ).read_text(encoding="utf-8")
+        own = keypoints.oks(each.keypoints, each.keypoints, each.areas, each.boxes)
+        torch.testing.assert_close(own.diagonal(), torch.ones(len(own), dtype=torch.float64))
+
+
+def test_points_are_drawn_where_they_are():
+    image, points = torch.zeros(3, 20, 30), torch.tensor([[[10.0, 5.0], [20.0, 15.0], [1.0, 1.0]]])
+    shown = torch.tensor([[True, True, False]])
+    figure = plots.pointed([image], [points], [(0, 1), (1, 2)], ["one"], shown=[shown], colours=["red", "blue"])
+    (ax,) = figure.axes
+    (line,) = ax.lines
+    assert line.get_xydata().tolist() == [[9.5, 4.5], [19.5, 14.5]] and line.get_color() == "red"
+    (dots,) = ax.collections
+    assert dots.get_offsets().tolist() == [[9.5, 4.5], [19.5, 14.5]] and ax.get_xlim() == (-0.5, 29.5)
+    assert len(plots.pointed([image], [points], [(0, 1)]).axes[0].lines) == 1
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return importlib.import_module("benchmarks.keypoints")
+
+
+@pytest.mark.parametrize(("far", "near", "error", "met"), [(0.2, 0.96, 0.05, True), (0.3, 0.94, 0.07, False)])
+def test_bars_hold_for_the_worst_of_all(benchmark, far, near, error, met):
+    found = {
+        "decoding": {"DARK": {"noise 0.05, px": far}},
+        "live": {"live, seed 0": {"PCK@0.1": 0.99}, "live, seed 1": {"PCK@0.1": near}, "own": {"error, px": 9.0}},
+        "faces": {"keypoints_faces": {"NME, 68 points": error}},
+    }
+    assert list(benchmark.bars(found).values()) == [met] * 3
+    assert benchmark.bars({"faces": {}}) == {}
+
+
+def test_the_benchmark_runs(benchmark, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    met = benchmark.main(["--quick", "--json", str(tmp_path / "keypoints.json")])
+    report = json.loads((tmp_path / "keypoints.json").read_text(encoding="utf-8"))
+    assert report["bars"] == met and 2 <= len(met) <= 3
+    assert report["decoding"]["DARK"]["noise 0.05, px"] < 0.3
+    assert 0 <= report["live"]["live, seed 0"]["PCK@0.1"] <= 1 and "own heatmaps, quarter" in report["live"]
+    assert report["figures"]["keypoints_figures, true boxes"]["PCK@0.1"] > 0.9
+    printed = capsys.readouterr().out
+    assert all(claim in printed for claim in met)

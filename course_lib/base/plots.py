@@ -170,3 +170,45 @@ def to_image(figure: Figure) -> Tensor:
     canvas.draw()
     pixels = torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
     return pixels.permute(2, 0, 1)[None].float() / 255
+
+
+def pointed(
+    images: Tensor | Sequence[Tensor],
+    points: Sequence[Tensor],
+    lines: Sequence[tuple[int, int]],
+    titles: Sequence[str] | None = None,
+    *,
+    shown: Sequence[Tensor] | None = None,
+    colours: Sequence[str] | None = None,
+    columns: int | None = None,
+    height: float = 1.9,
+    width: float = 1.5,
+) -> Figure:
+    """Images side by side as in `show`, with their points joined by lines.
+
+    Args:
+        images: see `show`.
+        points: for each image (N, K, 2) xy in pixels from the image's corner.
+        lines: pairs of indices into the K points.
+        titles: one for each image.
+        shown: for each image (N, K) bool: which points to draw; all by default.
+        colours: one for each line; by default all alike.
+        columns: see `show`.
+        height: see `show`.
+        width: of lines, in points.
+    """
+    figure = show(images, titles, columns=columns, height=height)
+    colours = colours or [COLOURS[1]] * len(lines)
+    for n, (ax, objects) in enumerate(zip(figure.axes, points, strict=False)):
+        visible = objects.new_ones(objects.shape[:2]).bool() if shown is None else shown[n]
+        limits = ax.axis()
+        # Matplotlib counts from the first pixel's centre.
+        for object_, there in zip(objects.detach().cpu() - 0.5, visible.cpu(), strict=True):
+            for (a, b), colour in zip(lines, colours, strict=True):
+                if there[a] and there[b]:
+                    ax.plot(*object_[[a, b]].T.tolist(), color=colour, linewidth=width, solid_capstyle="round")
+            ax.scatter(
+                *object_[there].T.tolist(), s=4 * width, color="white", edgecolor="black", linewidth=0.4, zorder=3
+            )
+        ax.axis(limits)
+    return figure

@@ -2,7 +2,7 @@
 
 First detect the objects, then predict each one's points. `heatmaps`, how a point is written and read; `crops`, the way
 from the image to one object and back; `model` and `training`; `scores`, from PCK to COCO's AP; `figures`, the toy
-world's, and `faces`, real ones with 68 points.
+world's, `faces`, real ones with 68 points, and `people`, real bodies as COCO has them.
 """
 
 from course_lib.keypoints.crops import MARGIN, around, crop, inverse, move, similarity
@@ -13,6 +13,7 @@ from course_lib.keypoints.faces import (
     Faces,
     eye_distance,
     eye_opening,
+    face_lines,
     head_turn,
     load_faces,
 )
@@ -37,10 +38,8 @@ from course_lib.keypoints.model import (
     predict,
     predict_heatmaps,
 )
+from course_lib.keypoints.people import COCO_KEYPOINTS, COCO_SKELETON, COCO_SPREAD, Photograph, load_people
 from course_lib.keypoints.scores import (
-    COCO_KEYPOINTS,
-    COCO_SKELETON,
-    COCO_SPREAD,
     distances,
     evaluate,
     found_people,

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.detection.boxes import check_boxes, wide
+from course_lib.base.runtime import wide
+from course_lib.detection.boxes import check_boxes
 
 MARGIN = 1.25  # side of a crop, in the box's longer side: hands and feet need room
 

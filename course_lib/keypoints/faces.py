@@ -41,7 +41,7 @@ MIRRORED = (
 )  # fmt: skip
 
 
-def skeleton() -> tuple[tuple[int, int], ...]:
+def face_lines() -> tuple[tuple[int, int], ...]:
     """The pairs of points that a drawing joins."""
     lines = []
     for part, points in PARTS.items():

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.base.pyramid import STRIDE
-from course_lib.detection.boxes import wide
+from course_lib.base.runtime import wide
 
 SIGMA = 1.5  # standard deviation of a point's bump, in cells
 SHARPNESS = 20.0  # of the soft-argmax: a bump of height 1 outweighs the cells around it e²⁰ times

@@ -10,23 +10,11 @@ import torch
 from torch import Tensor
 
 from course_lib.detection import coco
-from course_lib.detection.boxes import check_boxes, wide
+from course_lib.base.runtime import wide
+from course_lib.detection.boxes import check_boxes
 from course_lib.detection.coco import Evaluation, Objects
+from course_lib.keypoints.people import COCO_SPREAD
 
-COCO_KEYPOINTS = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
-COCO_SKELETON = (
-    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
-    (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
-)  # fmt: skip
-# How far careful people disagree on a point, as a part of the person's size (Ronchi and Perona 2017; COCO's own file).
-COCO_SPREAD = (
-    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
-    0.089,
-)  # fmt: skip
 MAX_PEOPLE = 20  # the best so many of each image
 SIZES = {name: coco.SIZES[name] for name in ("all", "medium", "large")}  # small people have no keypoints
 

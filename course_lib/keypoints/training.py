@@ -8,7 +8,7 @@ from torch import Tensor
 
 from course_lib.base import runtime
 from course_lib.base.loop import Step, descend
-from course_lib.detection.boxes import wide
+from course_lib.base.runtime import wide
 from course_lib.keypoints.crops import crop, move, similarity
 from course_lib.keypoints.heatmaps import SIGMA, encode
 from course_lib.keypoints.model import KeypointNetwork
