@@ -41,7 +41,7 @@ class Preset:
 
 
 PRESETS = {
-    "figures": Preset(steps=1500, batch_size=32, lr=3e-3, turn=15.0, scenes=2500),
+    "figures": Preset(steps=600, batch_size=16, lr=3e-3, turn=15.0, scenes=500, average=0.99),
     "faces": Preset(steps=2000, batch_size=32, lr=3e-3, turn=30.0),
 }
 
@@ -71,7 +71,7 @@ def prepare(model: str, run: common.Run) -> Task:
     if model == "figures":
         drawn = keypoints.figure_scenes(60 if run.quick else PRESETS[model].scenes, run.seed)
         data, _ = keypoints.figure_crops(drawn)
-        return Task(data, *keypoints.figure_crops(keypoints.figure_scenes(20 if run.quick else 500, HELD_OUT_SEED)))
+        return Task(data, *keypoints.figure_crops(keypoints.figure_scenes(20 if run.quick else 200, HELD_OUT_SEED)))
     few = slice(64 if run.quick else None)
     loaded = (keypoints.load_faces(split).resized(keypoints.FACE_SIDE) for split in ("train", "test"))
     data, held_out = (keypoints.KeypointDataset(f.images[few], f.keypoints[few]) for f in loaded)
@@ -125,7 +125,7 @@ def train(argv: list[str] | None, model: str) -> dict[str, object]:
         task.data,
         stateful=stateful,
         averages={"network": preset.average},
-        hooks=[common.draw(run, grid, 500)] if model == "figures" else [],  # faces are never shown
+        hooks=[common.draw(run, grid, 200)] if model == "figures" else [],  # faces are never shown
         save_every=100,
         settings={f"preset's {name}": str(value) for name, value in dataclasses.asdict(preset).items()},
     )
