@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from course_lib.detection import coco
 from course_lib.base.runtime import wide
+from course_lib.detection import coco
 from course_lib.detection.boxes import check_boxes
 from course_lib.detection.coco import Evaluation, Objects
 from course_lib.keypoints.people import COCO_SPREAD
