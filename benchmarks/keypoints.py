@@ -167,9 +167,10 @@ def mtcnn(pixels: Tensor) -> tuple[Tensor | None, float]:
     begin = time.perf_counter()
     for n, each in enumerate(pixels):
         twice = images.resize(each[None].float() / 255, 2 * each.shape[-1])[0]
-        *_, points = finder.detect((255 * twice).round().byte().permute(1, 2, 0).numpy(), landmarks=True)
-        if points is not None:
-            found[n] = torch.as_tensor(points[0]) / 2 + 0.25  # it counts from the first pixel's centre
+        boxes, _, points = finder.detect((255 * twice).round().byte().permute(1, 2, 0).numpy(), landmarks=True)
+        if boxes is not None:
+            # It counts from the first pixel's centre, in an image twice as large.
+            found[n] = torch.tensor(points[0].astype(float)) / 2 + 0.25
     return found, len(pixels) / (time.perf_counter() - begin)
 
 
