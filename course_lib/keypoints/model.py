@@ -141,6 +141,10 @@ def _keypoint_rcnn() -> Pretrained:
     return Pretrained(network, tuple(KEYPOINT_RCNN.meta["keypoint_names"]))
 
 
-zoo.register("keypoints_faces", lambda: KeypointNetwork(MIRRORED, SmallBackbone((24, 32, 48, 64, 64)), width=48))
+zoo.register(
+    "keypoints_faces",
+    lambda: KeypointNetwork(MIRRORED, SmallBackbone((24, 32, 48, 64, 64)), width=48),
+    licence="MIT; its data are for research and teaching",
+)
 zoo.register("keypoints_figures", lambda: KeypointNetwork(FIGURE_MIRRORED))
 zoo.register("keypoint_rcnn", _keypoint_rcnn, url=KEYPOINT_RCNN.url, licence="BSD-3-Clause")
