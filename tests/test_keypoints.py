@@ -281,6 +281,31 @@ def test_a_crop_of_the_whole_is_the_image_and_beyond_it_is_grey():
     assert keypoints.crop(images.bfloat16(), whole, 16).dtype == torch.bfloat16
 
 
+def test_halves_and_numpy_s_numbers_are_taken():
+    boxes, points = torch.tensor([[16.0, 32, 48, 96]]), torch.tensor([[[20.0, 40], [24, 64]]])
+    maps = keypoints.around(boxes.bfloat16(), np.int64(64), margin=np.float32(1.25), angle=np.float64(0.3))
+    torch.testing.assert_close(maps, keypoints.around(boxes, 64, 1.25, 0.3))
+    moved = keypoints.move(points.bfloat16(), maps)
+    assert moved.dtype == torch.float32
+    torch.testing.assert_close(moved, keypoints.move(points, maps), rtol=0, atol=0)
+    assert keypoints.inverse(maps.half()).dtype == torch.float32
+    assert keypoints.crop(uniform(1, 3, 99, 99), maps, np.int64(64)).shape == (1, 3, 64, 64)
+
+
+def test_a_face_at_the_border_is_cut_out_with_grey_where_there_is_no_image():
+    photograph = datasets.load_image("astronaut")[..., 60:, 225:]  # half of the face
+    box = torch.tensor([keypoints.ASTRONAUT]) - torch.tensor([225.0, 60, 225, 60])
+    maps = keypoints.around(box, keypoints.FACE_SIDE, margin=1.0)
+    crops = keypoints.crop(photograph, maps, keypoints.FACE_SIDE)
+    assert (crops[..., :45] == 0.5).all() and (crops[..., 50:] != 0.5).any()
+    found, scores = keypoints.predict(zoo.load("keypoints_faces", "cpu"), crops)
+    assert found.isfinite().all() and (found > -8).all() and (found < keypoints.FACE_SIDE + 8).all()
+    whole = keypoints.crop(
+        datasets.load_image("astronaut"), keypoints.around(torch.tensor([keypoints.ASTRONAUT]), 96, 1.0), 96
+    )
+    assert scores.mean() < keypoints.predict(zoo.load("keypoints_faces", "cpu"), whole)[1].mean(), "it is less sure"
+
+
 def test_points_move_with_the_pixels():
     """A bump in the image is found in the crop where the map takes its point."""
     points = torch.tensor([[[21.0, 30.5]], [[40.2, 11.9]]], dtype=torch.float64)
@@ -776,6 +801,10 @@ def test_faces_that_are_missing_or_damaged_are_named(folder, monkeypatch):
     (folder / "train.zip").write_bytes(whole)
     (folder / "train.json").write_text('[{"file": "0.png"}]')
     with pytest.raises(FileNotFoundError, match="damaged or incomplete"):
+        keypoints.load_faces()
+    five = [{"file": "0.png", "person": 0, "keypoints": [[1, 2]] * 5}]
+    (folder / "train.json").write_text(json.dumps(five))
+    with pytest.raises(FileNotFoundError, match=r"expected 68 points \(x, y\) of each face, got \(1, 5, 2\)"):
         keypoints.load_faces()
 
 

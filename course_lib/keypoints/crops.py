@@ -71,7 +71,7 @@ def inverse(matrices: Tensor) -> Tensor:
     Raises:
         ValueError: a map that has no way back.
     """
-    linear, shift = matrices[..., :2], matrices[..., 2:]
+    linear, shift = wide(matrices).split([2, 1], -1)
     if (torch.linalg.det(linear).abs() < 1e-12).any():
         raise ValueError("expected maps that can be inverted; a crop of width 0 has no way back")
     back = torch.linalg.inv(linear)
@@ -79,8 +79,10 @@ def inverse(matrices: Tensor) -> Tensor:
 
 
 def move(points: Tensor, matrices: Tensor) -> Tensor:
-    """Where the maps (..., 2, 3) take points (..., K, 2) xy."""
-    return points @ matrices[..., :2].mT + matrices[..., 2][..., None, :]
+    """Where the maps (..., 2, 3) take points (..., K, 2) xy; float32 or more: bfloat16 knows a place to within 2 px."""
+    dtype = torch.promote_types(wide(points).dtype, matrices.dtype)
+    linear, shift = matrices.to(dtype).split([2, 1], -1)
+    return points.to(dtype) @ linear.mT + shift.mT
 
 
 def crop(images: Tensor, matrices: Tensor, size: int, samples: int = 1) -> Tensor:
@@ -104,7 +106,7 @@ def crop(images: Tensor, matrices: Tensor, size: int, samples: int = 1) -> Tenso
             f"expected images (B, C, H, W) and maps (B, 2, 3), got {tuple(images.shape)}, {tuple(matrices.shape)}"
         )
     (B, _, _), (C, H, W) = matrices.shape, images.shape[1:]
-    back = wide(inverse(matrices))
+    back = inverse(matrices)
     # affine_grid counts from −1 to 1 across the crop, grid_sample across the image.
     half = size / 2
     linear, shift = back[..., :2] * half, back[..., 2] + half * back[..., :2].sum(-1)

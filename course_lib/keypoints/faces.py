@@ -98,6 +98,8 @@ def load_faces(split: str = "train") -> Faces:
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
         points = torch.tensor([face["keypoints"] for face in faces], dtype=torch.float32)
         person = torch.tensor([face["person"] for face in faces])
+        if points.shape != (len(faces), len(MIRRORED), 2):
+            raise ValueError(f"expected {len(MIRRORED)} points (x, y) of each face, got {tuple(points.shape)}")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:  # JSON's errors are ValueErrors
         raise FileNotFoundError(f"faces/{split} in COURSE_DATA is damaged or incomplete: {error}") from error
     return Faces(stacked, torch.cat([points, torch.full_like(points[..., :1], 2)], -1), person)
