@@ -8,7 +8,9 @@ random weights for 45 s by the clock, three times with other weights and another
 is timed beside it), and judged on 200 others; then its own heatmaps are decoded in every way. The shipped networks are
 judged on 500 other scenes, alone and behind the shipped detector, and on the faces of strangers where those are at hand
 (`faces` in `COURSE_DATA`). Where facenet-pytorch can be imported (MIT, weights in its wheel), its MTCNN (Zhang et al.
-2016) finds its five points in the same crops, enlarged twice; both are judged on the faces that it finds.
+2016) finds its five points in the same crops, enlarged twice; both are judged on the faces that it finds. (`pip install
+--no-deps facenet-pytorch`: it asks for an old torch, and runs with a new one.) Ours learned this data set's points,
+MTCNN those of others, which is a part of the difference.
 """
 
 import time

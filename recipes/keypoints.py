@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.utils import draw_keypoints
 
 from course_lib import detection, keypoints, scenes
-from course_lib.base import zoo
+from course_lib.base import datasets, zoo
 from course_lib.base.loop import Loop
 from recipes import common
 
@@ -139,6 +139,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:
     """Train the models asked for; returns the scores of each."""
     args = arguments(PRESETS["figures"]).parse_args(argv)
     names = common.select(args, args.model, "figures", PRESETS)
+    if args.model is None and "faces" in names and not (datasets.data_folder() / "faces").is_dir():
+        print("The faces are not at hand, and cannot be downloaded: only the figures are trained.")
+        names.remove("faces")
     return {name: train(argv, name) for name in names}
 
 

@@ -906,6 +906,16 @@ def test_points_are_drawn_where_they_are():
     assert len(plots.pointed([image], [points], [(0, 1)]).axes[0].lines) == 1
 
 
+def test_the_recipe_without_faces_trains_the_figures(folder, monkeypatch, capsys):
+    recipe = importlib.import_module("recipes.keypoints")
+    monkeypatch.setattr(recipe, "train", lambda argv, model: {"trained": model})
+    assert list(recipe.main([])) == ["figures", "faces"]
+    monkeypatch.setenv("COURSE_DATA", str(folder / "nothing"))
+    assert list(recipe.main([])) == ["figures"]
+    assert "not at hand" in capsys.readouterr().out
+    assert list(recipe.main(["--model", "faces"])) == ["faces"]  # whoever asks for it is told what is missing
+
+
 @pytest.fixture(scope="module")
 def benchmark():
     return importlib.import_module("benchmarks.keypoints")
