@@ -1,5 +1,8 @@
 """base/widgets.py, without a browser: what is displayed, and what moving a control does."""
 
+import sys
+import types
+
 import ipywidgets as widgets
 import pytest
 import torch
@@ -26,6 +29,44 @@ def displayed(monkeypatch):
 
     monkeypatch.setattr(course_widgets, "display", display)
     return shown, updates
+
+
+@pytest.fixture
+def colab(displayed, monkeypatch):
+    """Colab's kernel: what was shown, and the frames in the order in which they were cleared for a new figure."""
+    shown, _ = displayed
+    frames, cleared = [], []
+
+    class Frame(widgets.Output):
+        def __enter__(self):
+            frames.append(self)
+
+        def __exit__(self, *exception):
+            frames.pop()
+
+    monkeypatch.setattr(widgets, "Output", Frame)
+    monkeypatch.setattr(course_widgets, "clear_output", lambda wait: cleared.append((frames[-1], wait, len(frames))))
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    return shown, cleared
+
+
+def test_in_colab_an_output_widget_holds_the_figure(colab):
+    shown, cleared = colab
+    x = widgets.IntSlider(value=1, min=0, max=9)
+    course_widgets.explore(lambda x: Figure(figsize=(x, x)), x=x)
+    frame = shown[1]
+    assert isinstance(frame, widgets.Output) and [figure.get_figwidth() for figure in shown[2:3]] == [1]
+    x.value = 4
+    assert shown[-1].get_figwidth() == 4
+    assert cleared == [(frame, True, 1)] * 2, "in the figure's own frame, after the new one has come, not nested"
+
+
+def test_in_colab_a_live_plot_stays_in_its_frame(colab, loop):
+    shown, cleared = colab
+    loop.hooks = [course_widgets.live(lambda loop: Figure(), 3)]
+    loop.run()
+    frame, *figures = shown
+    assert len(figures) == 3 and cleared == [(frame, True, 1)] * 3
 
 
 def test_moving_a_slider_draws_anew(displayed):

@@ -3,12 +3,13 @@
 The figures also render where nothing is alive (GitHub, PDF).
 """
 
+import sys
 import traceback
 from collections.abc import Callable
 
 import ipywidgets as widgets
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import clear_output, display
 from matplotlib.figure import Figure
 
 from course_lib.base.loop import Loop, every
@@ -18,7 +19,8 @@ def explore(draw: Callable[..., Figure], *, button: str | None = None, **control
     """Show controls, and below them `draw(name=value, …)`, drawn anew whenever a control moves.
 
     The figure is an ordinary output of the cell, replaced in place: without a kernel, the one drawn from the
-    controls' first values stays visible. An error appears under the figure instead of vanishing in a log.
+    controls' first values stays visible. (Colab: see `_show`.) An error appears under the figure instead of
+    vanishing in a log.
 
     Args:
         draw: takes the controls' values by name and returns a figure.
@@ -29,15 +31,18 @@ def explore(draw: Callable[..., Figure], *, button: str | None = None, **control
     below = widgets.Output()
     run = widgets.Button(description=button or "", button_style="primary", icon="play")
     display(widgets.VBox([*controls.values(), *([run] if button else [])]))
-    image = display(draw(**_values(controls)), display_id=True)
+    replace = _show(draw(**_values(controls)))
     display(below)
 
     def update(_: object) -> None:
         below.clear_output()
         run.disabled = True
+        figure = None
         try:
-            with below:
-                image.update(draw(**_values(controls)))
+            with below:  # in a notebook an error ends here, shown
+                figure = draw(**_values(controls))
+            if figure is not None:
+                replace(figure)
         finally:
             run.disabled = False
 
@@ -46,6 +51,26 @@ def explore(draw: Callable[..., Figure], *, button: str | None = None, **control
     else:
         for control in controls.values():
             control.observe(update, names="value")
+
+
+def _show(figure: Figure) -> Callable[[Figure], None]:
+    """Show a figure; the function that comes back puts another one in its place.
+
+    An output of the cell is what a page keeps without a kernel. But not every front end lets a widget's callback
+    replace one. In Colab the figure therefore stands in an Output widget.
+    """
+    if "google.colab" not in sys.modules:  # which Colab's kernel imports as it starts
+        return display(figure, display_id=True).update
+    frame = widgets.Output()
+    display(frame)
+
+    def replace(figure: Figure) -> None:
+        with frame:
+            clear_output(wait=True)
+            display(figure)
+
+    replace(figure)
+    return replace
 
 
 def _values(controls: dict[str, widgets.Widget]) -> dict[str, object]:
@@ -63,16 +88,16 @@ def live(draw: Callable[[Loop], Figure], n: int) -> Callable[[Loop], None]:
             torch's random numbers freely: `loop.every` keeps them apart from the training's.
         n: steps between two figures.
     """
-    image, cell = None, None
+    replace, cell = None, None
 
     def show(loop: Loop) -> None:
-        nonlocal image, cell
+        nonlocal replace, cell
         shell = get_ipython()
         here = shell.execution_count if shell else None
-        if image is None or here != cell:  # the run may go on in another cell, after an interruption
-            image, cell = display(draw(loop), display_id=True), here
+        if replace is None or here != cell:  # the run may go on in another cell, after an interruption
+            replace, cell = _show(draw(loop)), here
         else:
-            image.update(draw(loop))
+            replace(draw(loop))
 
     return every(n, show)
 
