@@ -75,6 +75,17 @@ def test_precision_follows_the_generation_of_the_card(monkeypatch):
     assert asked == ["cuda:1"] * 3
 
 
+def test_on_a_t4_nothing_is_half(monkeypatch):
+    """Colab's card emulates bfloat16, and float16 would need a scaled loss: the setup cell says float32."""
+    monkeypatch.setenv("COURSE_PRECISION", "auto")
+    monkeypatch.setenv("COURSE_SIZE", "auto")
+    monkeypatch.setattr(runtime, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "device cuda (float32) · size gpu" in runtime.describe()
+    with runtime.autocast("cuda"):
+        assert not torch.is_autocast_enabled()
+
+
 def test_no_autocast_gives_back_the_tensors_precision(device):
     x = torch.rand(4, 4, device=device)
     with torch.autocast(device.type, torch.bfloat16):

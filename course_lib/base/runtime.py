@@ -96,8 +96,12 @@ def bf16_speedup() -> float:
 def autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
     """Mixed precision to bfloat16 where it pays: `with autocast(x.device): ...`.
 
-    On CUDA when the card supports bf16, on a CPU when `bf16_speedup()` is at least 1.3, elsewhere not.
+    On CUDA when the card computes in bf16, on a CPU when `bf16_speedup()` is at least 1.3, elsewhere not.
     `COURSE_PRECISION=float32` switches it off, `bfloat16` on.
+
+    An older card, such as Colab's T4, keeps float32. Its fast type is float16, whose gradients vanish below 6·10⁻⁸ and
+    overflow from 65,504 on: it would need a scaled loss in every training step, and a step that is left out whenever
+    the scale was wrong.
     """
     kind = torch.device(device).type
     precision = _choice("COURSE_PRECISION", ("auto", "float32", "bfloat16"))
