@@ -27,6 +27,7 @@ from nbclient.exceptions import CellControlSignal, CellExecutionError
 from tqdm import tqdm
 
 from benchmarks import common
+from website import mathjax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CELL_TIMEOUT = 600  # seconds; a cell that takes longer hangs
@@ -170,10 +171,13 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 
 def write_html(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Write `target/name.html`, one file with its images inside; `folder` is where the notebook lies."""
-    exporter = nbconvert.HTMLExporter(embed_images=True)
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(folder)}})
+    """Write `target/name.html` with its images inside, and MathJax beside it; `folder` is where the notebook lies."""
     target.mkdir(parents=True, exist_ok=True)
+    # Nothing comes from the network; require.js serves widgets alone, which `tidy` has taken out.
+    exporter = nbconvert.HTMLExporter(
+        embed_images=True, mathjax_url=mathjax.add(target), require_js_url="data:text/javascript,"
+    )
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(folder)}})
     (target / f"{name}.html").write_text(body, encoding="utf-8")
 
 
