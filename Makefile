@@ -3,6 +3,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_PYTHON ?= python3.10
+COLAB_PYTHON ?= python3.13
+
+# TORCH=cpu takes torch from PyTorch's own index of builds without CUDA's libraries.
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
+
+# The map of the course, where it is a lesson; until then the README.
+MAP = $(or $(firstword $(wildcard notebooks/00_*.ipynb)),README.md?factory=Markdown%20Preview)
 
 BIN := $(VENV)/bin
 PY := "$(BIN)/python"
@@ -13,19 +21,23 @@ MADE := $(VENV)/.course-made-this-venv
 # run in another folder.
 export PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(BIN):$(PATH)
 
-.PHONY: help lab test units oldest run bench tables checkpoints clean
+.PHONY: help lab test units oldest colab run site browser bench tables checkpoints address clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "PYTHON=$(PYTHON) makes the environment, VENV=$(VENV) is its folder; give either to change it:"
 	@echo "make test PYTHON=python3.12 VENV=/somewhere/else"
-	@echo "make oldest takes OLDEST_PYTHON=$(OLDEST_PYTHON) and build/oldest instead."
+	@echo "TORCH=cpu installs a torch without CUDA: a few hundred MB instead of 5 GB on Linux."
+	@echo "make oldest takes OLDEST_PYTHON=$(OLDEST_PYTHON) and build/oldest instead, make colab COLAB_PYTHON=$(COLAB_PYTHON)."
 
-lab: $(STAMP) ## install the course and open it in JupyterLab
-	$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: $(STAMP) ## install the course and open its map in JupyterLab
+	$(PY) -m jupyterlab --LabApp.default_url="/lab/tree/$(MAP)" $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(STAMP) ## install the course, then check style, unit tests and every cell of every notebook
+	@echo "make test: style, $(words $(wildcard tests/test_*.py)) files of unit tests, then every cell of" \
+		"$(words $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)) lessons. On two quiet cores it takes 20 minutes" \
+		"at most; pytest's percentages tell how far it is."
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	COURSE_OFFLINE=1 $(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600
@@ -42,8 +54,20 @@ build/oldest.txt: pyproject.toml
 	@mkdir -p build
 	grep -Eo '"[a-z][a-z0-9-]*>=[0-9.]+"' pyproject.toml | sed 's/"//g; s/>=/==/' | sort -u > $@
 
+colab: $(STAMP) ## install and run the course beside the versions that Colab has, in build/colab (5 GB)
+	$(PY) tests/colab.py "$(COLAB_PYTHON)" build/colab
+
 run: $(STAMP) ## execute every notebook into build/*.html; time, peak memory and result of each
 	$(PY) benchmarks/notebooks.py --html build --json build/notebooks.json
+
+# `site` and `browser` need more than a student does.
+site: $(STAMP) ## render the course as a static site in build/site
+	@$(PY) -c "import myst_nb, furo" 2>/dev/null || $(PY) -m pip install --editable '.[site]'
+	$(PY) website/build.py
+
+browser: site ## the lessons and the site in a real browser; screenshots in build/browser
+	@$(PY) -c "import playwright" 2>/dev/null || $(PY) -m pip install --editable '.[browser]'
+	COURSE_OFFLINE=1 $(PY) -m pytest tests/browser -p no:cacheprovider -rs
 
 # busy.py first: it needs a machine at rest, which the others leave warm.
 BENCHMARKS = busy style_transfer upsampling gan generative_timeline diffusion detection segmentation keypoints reconstruction notebooks
@@ -59,6 +83,9 @@ tables: $(STAMP) ## write the numbers of README, data/README and the lessons fro
 checkpoints: $(STAMP) ## train data/checkpoints anew with every script of recipes/ (hours on a CPU)
 	@set -e; for script in $(filter-out recipes/common.py recipes/cat_faces.py,$(sort $(wildcard recipes/*.py))); do echo "== $$script"; $(PY) "$$script"; done
 
+address: ## REPOSITORY=https://github.com/you/yours: write your fork's address everywhere
+	"$(PYTHON)" website/address.py "$(REPOSITORY)"
+
 clean: ## remove what make created: build/, caches, and the environment unless it was there before
 	rm -rf build .pytest_cache .ruff_cache .hypothesis $(wildcard */__pycache__ */*/__pycache__)
 	@if [ -e "$(MADE)" ]; then echo "rm -rf $(VENV)"; rm -rf "$(VENV)"; else rm -f "$(STAMP)"; fi
@@ -67,6 +94,9 @@ clean: ## remove what make created: build/, caches, and the environment unless i
 ifneq ($(shell cat "$(STAMP)" 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
+
+# As pyproject.toml asks for them.
+TORCH_PAIR = $(shell grep -Eo '"torch(vision)?>=[0-9.]+"' pyproject.toml | sed "s/\"/'/g")
 
 # pip 22.3 is the first that installs into another environment, which a test does.
 $(STAMP): pyproject.toml
@@ -78,5 +108,14 @@ $(STAMP): pyproject.toml
 	@if [ ! -e "$(VENV)" ]; then mkdir -p "$(VENV)" && touch "$(MADE)"; fi
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
 	$(PY) -m pip install 'pip>=22.3'
+ifneq ($(TORCH),)
+	$(PY) -m pip install --index-url "$(TORCH_INDEX)" $(PINS) $(TORCH_PAIR) || { \
+		echo "torch could not be installed from $(TORCH_INDEX)." >&2; \
+		echo "Is it within reach? Without TORCH=$(TORCH), make takes torch from pip's usual index." >&2; exit 1; }
+else
+	@$(PY) -c "import torch" 2>/dev/null || [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1 || { \
+		echo "No NVIDIA card found. pip's usual torch brings about 5 GB of CUDA's libraries, which need one;"; \
+		echo "make $(or $(MAKECMDGOALS),lab) TORCH=cpu downloads a few hundred MB instead."; }
+endif
 	$(PY) -m pip install $(PINS) --editable '.[lab,test]'
 	@echo '$(CURDIR)' > "$(STAMP)"

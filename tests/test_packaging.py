@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "jupyter-server-mathjax": "jupyter_server_mathjax"}
 
 
 def pyproject() -> dict:
@@ -187,7 +187,10 @@ def clone(tmp_path) -> Clone:
 
 
 def test_make_test_installs_once_then_checks_everything(clone):
-    assert clone.make("test").returncode == 0
+    done = clone.make("test")
+    assert done.returncode == 0 and re.search(
+        r"make test: style, \d+ files of unit tests, then .* minutes", done.stdout
+    )
     install, checks = clone.asked()[:2], clone.asked()[2:]
     assert install == ["-m pip install pip>=22.3", "-m pip install --editable .[lab,test]"]
     assert checks[:2] == ["-m ruff check .", "-m ruff format --check ."]
@@ -264,4 +267,111 @@ def test_make_clean_removes_the_environment_it_made(clone):
 
 def test_make_lists_its_targets(clone):
     listed = re.findall(r"^make ([a-z]+)  ", clone.make().stdout, re.MULTILINE)
-    assert listed == ["help", "lab", "test", "oldest", "run", "bench", "tables", "checkpoints", "clean"]
+    everyday = ["help", "lab", "test", "oldest", "colab", "run", "site", "browser"]
+    assert listed == [*everyday, "bench", "tables", "checkpoints", "address", "clean"]
+
+
+# --- make lab ---
+
+
+def test_make_lab_opens_the_map(clone):
+    assert "/lab/tree/README.md?factory=Markdown%20Preview" in clone.make("-n", "lab").stdout
+    (clone.folder / "notebooks").mkdir()
+    (clone.folder / "notebooks" / "00_tasks.ipynb").touch()
+    (clone.folder / "notebooks" / "01_style_transfer.ipynb").touch()
+    assert clone.make("lab").returncode == 0
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_tasks.ipynb" in clone.asked()[-1]
+
+
+@pytest.fixture
+def no_card(monkeypatch, tmp_path_factory):
+    """A machine with Linux and without an NVIDIA card."""
+    tools = tmp_path_factory.mktemp("tools")
+    for name, script in (("nvidia-smi", "exit 9"), ("uname", "echo Linux")):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_make_mentions_the_smaller_torch_before_it_downloads(clone, no_card):
+    done = clone.make("lab", fail="import torch")
+    assert done.returncode == 0 and done.stdout.index("make lab TORCH=cpu") < done.stdout.index("--editable")
+    clone.stamp.unlink()
+    assert "TORCH=cpu" not in clone.make("lab").stdout, "where torch is installed, nothing large is downloaded"
+
+
+def test_make_takes_torch_from_the_index_of_cpu_builds(clone, no_card):
+    assert clone.make("test", "TORCH=cpu").returncode == 0
+    pair = [r for r in pyproject()["project"]["dependencies"] if r.startswith("torch")]
+    index = "--index-url https://download.pytorch.org/whl/cpu"
+    assert clone.asked()[1:3] == [f"-m pip install {index} {' '.join(pair)}", "-m pip install --editable .[lab,test]"]
+    clone.stamp.unlink()
+    done = clone.make("lab", "TORCH=cpu", fail="--index-url")
+    assert done.returncode != 0 and not clone.stamp.exists() and "--editable" not in "".join(clone.asked())
+    assert "could not be installed from https://download.pytorch.org/whl/cpu" in done.stderr
+    assert clone.make("lab").returncode == 0, "the plain command still works"
+
+
+def test_pip_finds_torch_in_a_local_index(clone, tmp_path):
+    """Real pip, on an index of this machine that has nothing but two stand-ins."""
+    pages = tmp_path / "index"
+    for name, version in (("torch", "99.0+cpu"), ("torchvision", "98.0+cpu")):
+        (pages / name).mkdir(parents=True)
+        with zipfile.ZipFile(pages / name / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            info = f"{name}-{version}.dist-info"
+            wheel.writestr(f"{name}.py", "")
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+        link = f'<a href="{name}-{version}-py3-none-any.whl">{name}</a>'
+        (pages / name / "index.html").write_text(f"<!DOCTYPE html><html><body>{link}</body></html>")
+    target = tmp_path / "target"
+    pip = f'#!/bin/sh\ncase "$*" in *--index-url*) exec {sys.executable} "$@" --target {target} --no-deps;; esac\n'
+    clone.python.write_text(pip)
+    env = ["PIP_NO_INDEX=", "PIP_FIND_LINKS=", "PIP_EXTRA_INDEX_URL=", "PIP_CONFIG_FILE=/dev/null"]
+    done = clone.make("lab", "TORCH=cpu", f"TORCH_INDEX={pages.as_uri()}", *env)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in target.glob("*.dist-info")} == {
+        "torch-99.0+cpu.dist-info",
+        "torchvision-98.0+cpu.dist-info",
+    }
+    shutil.rmtree(pages)
+    clone.stamp.unlink()
+    done = clone.make("lab", "TORCH=cpu", f"TORCH_INDEX={pages.as_uri()}", *env)
+    assert done.returncode != 0 and "could not be installed from file:" in done.stderr
+
+
+# --- a fork ---
+
+
+def test_make_address_reaches_every_place(tmp_path):
+    """In a copy of all that git tracks: the new address where the old one was, and nothing else changed."""
+    run("git", "clone", "--quiet", "--no-hardlinks", ROOT, tmp_path / "fork", cwd=tmp_path)
+    fork, old = tmp_path / "fork", pyproject()["project"]["urls"]["Repository"]
+    for name in run("git", "ls-files", "-z", cwd=ROOT).split("\0"):
+        if name and (ROOT / name).is_file():
+            (fork / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, fork / name)
+    script = [sys.executable, ROOT / "website" / "address.py"]
+    new = "https://github.com/ann-lee/cv.course"
+    changed = run(*script, f"{new}.git", cwd=fork).split()
+    lessons = {path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").rglob("*.ipynb")}
+    assert {"pyproject.toml", "README.md"} | lessons <= set(changed)
+    places = 0
+    for name in changed:
+        before, after = ((folder / name).read_text(encoding="utf-8") for folder in (ROOT, fork))
+        places += after.count("ann-lee/cv.course")
+        owner_and_name = old.removeprefix("https://github.com/")
+        assert owner_and_name not in after
+        assert after.replace("ann-lee/cv.course", owner_and_name).replace("cd cv.course", before_cd(before)) == before
+    assert places >= 2 * len(lessons) + 2, "badge and setup cell of each lesson, pyproject.toml, README.md"
+    assert run(*script, new, cwd=fork) == "", "again, it has nothing to do"
+    for wrong in ("", "https://gitlab.com/a/b", "https://github.com/a", "git@github.com:a/b"):
+        done = subprocess.run([*script, wrong], cwd=fork, capture_output=True, text=True)
+        assert done.returncode != 0 and "REPOSITORY must be https://github.com/OWNER/NAME" in done.stderr
+
+
+def before_cd(text: str) -> str:
+    """The `cd FOLDER` that follows `git clone`."""
+    found = re.search(r"&& (cd \S+)", text)
+    return found[1] if found else ""
