@@ -9,8 +9,8 @@ COLAB_PYTHON ?= python3.13
 TORCH ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
 
-# The map of the course, where it is a lesson; until then the README.
-MAP = $(or $(firstword $(wildcard notebooks/00_*.ipynb)),README.md?factory=Markdown%20Preview)
+# The first lesson is the map of the course.
+MAP = $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 
 BIN := $(VENV)/bin
 PY := "$(BIN)/python"
