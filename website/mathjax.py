@@ -24,7 +24,11 @@ def add(folder: Path) -> str:
     unused = shutil.ignore_patterns("a11y", "localization", "SVG", "svg", "otf", "eot")
     shutil.copytree(source, target, ignore=unused, dirs_exist_ok=True)
     (target / "config" / "course.js").write_text(CONFIG, encoding="utf-8")
+    # Fonts that the package lacks, for formulas in the browser's own MathML, and one that stands for none: a browser
+    # reports each as an error.
     whole = target / "config" / "TeX-AMS-MML_HTMLorMML-full.js"
-    # The font that stands for none; today's browsers report its old address as an error.
-    whole.write_text(whole.read_text(encoding="utf-8").replace("url('about:blank')", "local('')"), encoding="utf-8")
+    text = whole.read_text(encoding="utf-8")
+    for absent in ("url('about:blank", """url('"+n+"/MathJax_"""):
+        text = text.replace(absent, "local('")
+    whole.write_text(text, encoding="utf-8")
     return "mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,course"

@@ -56,12 +56,9 @@ def test_a_page_is_whole(watch, served, name, width):
     page.goto(f"{served(SITE)}/{name}")
     page.wait_for_function(FORMULAS_DONE, timeout=120_000)
     page.wait_for_timeout(500)
-    formulas, typeset = page.locator(".math").count(), page.locator(".math .MathJax").count()
-    assert (
-        typeset
-        >= page.locator("span.math, div.math").evaluate_all("all => all.filter(m => !m.closest('details')).length")
-        or not formulas
-    )
+    formulas = page.locator(".math.notranslate")
+    typeset = page.locator(".math.notranslate:has(.MathJax)")
+    assert typeset.count() == formulas.count()
     assert page.locator(".MathJax_Error, .merror").count() == 0
     assert not watched.broken_images()
     assert not watched.errors and not watched.outside
