@@ -103,6 +103,7 @@ def run_lessons(python: Path) -> list[str]:
             shutil.copy(lesson, folder)
             env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
             env |= {"JUPYTER_PATH": str(folder), "PYTHONPATH": str(folder), "COURSE_OFFLINE": "1"}
+            env["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # no warning of the debugger at each start
             try:
                 run(sys.executable, "-m", "jupyter", "execute", "--kernel_name=colab", lesson.name, cwd=folder, env=env)
             except subprocess.CalledProcessError:
