@@ -21,7 +21,7 @@ MADE := $(VENV)/.course-made-this-venv
 # run in another folder.
 export PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(BIN):$(PATH)
 
-.PHONY: help lab test units oldest colab run site browser bench tables checkpoints address clean
+.PHONY: help install lab test units oldest colab run site browser bench tables checkpoints address clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,8 @@ help: ## list these commands
 	@echo "make test PYTHON=python3.12 VENV=/somewhere/else"
 	@echo "TORCH=cpu installs a torch without CUDA: a few hundred MB instead of 5 GB on Linux."
 	@echo "make oldest takes OLDEST_PYTHON=$(OLDEST_PYTHON) and build/oldest instead, make colab COLAB_PYTHON=$(COLAB_PYTHON)."
+
+install: $(STAMP) ## install the course into VENV, which every other command does by itself
 
 lab: $(STAMP) ## install the course and open its map in JupyterLab
 	$(PY) -m jupyterlab --LabApp.default_url="/lab/tree/$(MAP)" $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -1,6 +1,6 @@
 """Does the course leave Colab's packages as they are? Builds an environment like Colab's and installs the wheel there.
 
-    python tests/colab.py python3.13 build/colab      `make colab`: about 5 GB and ten minutes
+    python tests/colab.py python3.13 build/colab      `make colab`, about 5 GB
     python tests/colab.py --refresh                   today's versions and date into tests/colab.txt
 
 As a lesson's setup cell does, pip installs the course beside what is there. Afterwards `pip freeze` may differ by the

@@ -71,6 +71,28 @@ def test_conda_environment_asks_for_the_same():
     assert environment["channels"] == ["conda-forge"]
 
 
+def test_continuous_integration_and_the_container_call_make():
+    workflows = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+    (oldest,) = re.findall(r">=(3\.\d+)", pyproject()["project"]["requires-python"])
+    assert oldest in workflows["test"]["jobs"]["test"]["strategy"]["matrix"]["python"]
+    commands = {"make install TORCH=cpu"}
+    commands |= {
+        step["run"]
+        for workflow in workflows.values()
+        for job in workflow["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    }
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["postCreateCommand"] in commands
+    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
+    assert all(command.split()[:1] == ["make"] and command.split()[1] in targets for command in commands)
+    deployed = [
+        step["with"]["path"] for step in workflows["site"]["jobs"]["deploy"]["steps"] if "path" in step.get("with", {})
+    ]
+    assert deployed == ["build/site"]
+
+
 # --- the wheel ---
 
 
@@ -267,7 +289,7 @@ def test_make_clean_removes_the_environment_it_made(clone):
 
 def test_make_lists_its_targets(clone):
     listed = re.findall(r"^make ([a-z]+)  ", clone.make().stdout, re.MULTILINE)
-    everyday = ["help", "lab", "test", "oldest", "colab", "run", "site", "browser"]
+    everyday = ["help", "install", "lab", "test", "oldest", "colab", "run", "site", "browser"]
     assert listed == [*everyday, "bench", "tables", "checkpoints", "address", "clean"]
 
 

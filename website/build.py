@@ -7,6 +7,7 @@ A notebook is shown as committed and never executed. A warning of Sphinx is an e
 
 import argparse
 import html
+import json
 import re
 import shutil
 import sys
@@ -14,7 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
-from sphinx.cmd.build import main as sphinx
 
 from benchmarks import tables
 from course_lib.base import checkpoints, zoo
@@ -79,7 +79,7 @@ def checkpoint_page(name: str) -> str:
         **{key: f"`{value}`" for key, value in metadata.items() if key not in ("score", "seconds")},
         "training": tables.duration(float(metadata["seconds"])),
     }
-    scores = checkpoints.json.loads(metadata["score"])
+    scores = json.loads(metadata["score"])
     flat = {}
     for key, value in scores.items():
         nested = isinstance(value, dict) and "value" not in value
@@ -141,6 +141,8 @@ def contents(pages: Iterable[str]) -> str:
 
 def main() -> int:
     """Lay out and render; Sphinx's exit status."""
+    from sphinx.cmd.build import main as sphinx
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="where the site goes")
     options = parser.parse_args()

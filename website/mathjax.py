@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-import jupyter_server_mathjax
-
 # As Jupyter's own pages have it: the package carries the STIX fonts alone.
 CONFIG = """\
 MathJax.Hub.Config({
@@ -19,6 +17,8 @@ MathJax.Ajax.loadComplete("[MathJax]/config/course.js");
 
 def add(folder: Path) -> str:
     """Copy MathJax to `folder/mathjax`; the address of its script, relative to `folder`."""
+    import jupyter_server_mathjax
+
     source = Path(jupyter_server_mathjax.__file__).with_name("static")
     target = folder / "mathjax"
     unused = shutil.ignore_patterns("a11y", "localization", "SVG", "svg", "otf", "eot")

@@ -1,0 +1,89 @@
+"""What `make site` lays out for Sphinx; tests/browser reads the finished pages."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from course_lib.base import checkpoints
+from website import build, reference
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted((ROOT / "course_lib").rglob("*.py"))
+
+DOCSTRING = """Denoise (Ho et al. 2020, equation 4; Song et al. 2021, arXiv 2010.02502).
+
+Args:
+    x, y: images (B, C, H, W), and a line
+        that goes on.
+    *rest: more.
+
+Returns:
+    one number
+    in two lines.
+
+Raises:
+    ValueError: other shapes.
+"""
+
+
+def test_a_docstrings_sections_become_fields_and_its_papers_links():
+    text = reference.markdown(DOCSTRING)
+    assert "([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 4" in text
+    assert "Song et al. 2021, [arXiv 2010.02502](https://arxiv.org/abs/2010.02502))" in text, "not the other paper"
+    assert ":param x, y: images (B, C, H, W), and a line that goes on.\n:param rest: more." in text
+    assert ":returns: one number in two lines." in text
+    assert text.endswith(":raises ValueError: other shapes.")
+    assert reference.markdown(None) == ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_reference_has_all_that_is_public_and_no_section_is_left_over(path):
+    module, page = reference.page(path)
+    assert f"```{{py:module}} {module}\n" in page
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert re.search(rf"(?m)^:+\{{py:(function|class)\}} {node.name}(\(|$)", page), node.name
+    assert not re.findall(r"(?m)^ *(?:Args|Attributes|Raises|Returns|Yields):$", page)
+    fences = re.findall(r"(?m)^(:{3,})(\{.*)?$", page)
+    assert sum(bool(opened) for _, opened in fences) * 2 == len(fences), "each directive is closed"
+
+
+def test_signatures_are_those_of_the_source():
+    source = "class A:\n    def f(self, x: int = 1, *, y=(2, 3)) -> None: ...\n    @classmethod\n    def g(cls): ...\n"
+    methods = ast.parse(source).body[0].body
+    assert [reference.signature(m) for m in methods] == ["(x: int=1, *, y=(2, 3)) -> None", "()"]
+
+
+def test_a_lesson_gets_its_buttons_and_keeps_its_original(tmp_path):
+    lesson = ROOT / "notebooks" / "01_style_transfer.ipynb"
+    name = build.lay_notebook(lesson, tmp_path / "notebooks" / "ru" / lesson.name, tmp_path)
+    assert name == "notebooks/ru/01_style_transfer"
+    laid = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+    colab, download = re.findall(r'<a href="([^"]+)"', laid.cells[0].source)
+    assert colab.startswith("https://colab.research.google.com/github/")
+    original = (tmp_path / "notebooks" / "ru" / download).resolve()
+    relative = original.relative_to(tmp_path)
+    assert (tmp_path / "extra" / relative).read_bytes() == lesson.read_bytes()
+    assert "![" not in laid.cells[0].source
+
+
+def test_folded_cells_stay_folded(tmp_path):
+    v4 = nbformat.v4
+    hidden = v4.new_code_cell("1", metadata={"jupyter": {"source_hidden": True}, "tags": ["solution"]})
+    notebook = v4.new_notebook(cells=[v4.new_markdown_cell("# A lesson"), hidden, v4.new_code_cell("2")])
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    build.lay_notebook(tmp_path / "a.ipynb", tmp_path / "site" / "a.ipynb", tmp_path / "site")
+    first, folded, other = nbformat.read(tmp_path / "site" / "a.ipynb", as_version=4).cells
+    assert folded.metadata["tags"] == ["solution", "hide-input"] and "tags" not in other.metadata
+    assert "Download the notebook" in first.source and "Colab" not in first.source
+
+
+def test_a_checkpoints_page_says_what_its_header_says():
+    name = "vae_mnist"
+    page, header = build.checkpoint_page(name), checkpoints.load(name)[1]
+    assert page.startswith(f"# {name}\n") and f'zoo.load("{name}")' in page
+    assert all(header[key] in page for key in ("recipe", "data", "seed", "sha256"))
+    assert "| ELBO, nats |" in page
