@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from course_lib.base import checkpoints
+from grading import assignment
 from website import build, reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,3 +88,18 @@ def test_a_checkpoints_page_says_what_its_header_says():
     assert page.startswith(f"# {name}\n") and f'zoo.load("{name}")' in page
     assert all(header[key] in page for key in ("recipe", "data", "seed", "sha256"))
     assert "| ELBO, nats |" in page
+
+
+def test_the_site_has_assignments_without_their_solutions(tmp_path):
+    build.lay_out(tmp_path / "site")
+    laid = sorted((tmp_path / "site" / "assignments").glob("*.ipynb"))
+    assert [path.stem for path in laid] == assignment.names()
+    for path in [*laid, *(tmp_path / "site" / "extra" / "download" / "assignments").glob("*.ipynb")]:
+        made = assignment.load(path.stem)
+        cells = {assignment.grade_id(cell): cell.source for cell in nbformat.read(path, as_version=4).cells}
+        for exercise in made.exercises:
+            assert "BEGIN SOLUTION" in made.cell(exercise.name).source
+            assert "SOLUTION" not in cells[exercise.name] and len(cells[exercise.name]) > 0
+    index = (tmp_path / "site" / "index.md").read_text(encoding="utf-8")
+    lessons = [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    assert [line for line in index.splitlines() if line in lessons] == lessons

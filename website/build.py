@@ -18,12 +18,11 @@ import nbformat
 
 from benchmarks import tables
 from course_lib.base import checkpoints, zoo
+from grading import assignment as assignments
 from website import mathjax, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 BADGE = re.compile(r"\[?(?:!\[Open in Colab\]\([^)]*\)|Open in Colab)\]\((https://colab[^)\s]+)\)")
-# Instructors' releases, without solutions, where they have been made.
-ASSIGNMENTS = ROOT / "build" / "assignments"
 
 
 def toctree(caption: str, pages: Iterable[str]) -> str:
@@ -100,9 +99,10 @@ def checkpoint_page(name: str) -> str:
 def lay_out(source: Path) -> None:
     """Put everything that Sphinx renders into `source`, in the folders of the repository, so that links hold."""
     shutil.rmtree(source, ignore_errors=True)
-    for name in ("CONTRIBUTING.md", "LICENSE", "data/README.md", "data/showcase.jpg", "data/generated.jpg"):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, source / name)
+    pages = [*ROOT.glob("[A-Z]*.md"), *ROOT.glob("[!.]*/README.md")]
+    for path in [*pages, ROOT / "LICENSE", *(ROOT / "data").glob("*.jpg")]:
+        (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, source / path.relative_to(ROOT))
     lessons = {
         language: [
             lay_notebook(path, source / path.relative_to(ROOT), source)
@@ -110,10 +110,12 @@ def lay_out(source: Path) -> None:
         ]
         for language, folder in (("Lessons", ""), ("Уроки", "ru"))
     }
-    released = sorted(ASSIGNMENTS.rglob("*.ipynb"))
-    assignments = [
-        lay_notebook(path, source / "assignments" / path.relative_to(ASSIGNMENTS), source) for path in released
-    ]
+    released = []
+    for name in assignments.names():
+        student = source.with_name(f"{source.name}-releases") / f"{name}.ipynb"
+        student.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(assignments.load(name).release(), student)  # without solutions
+        released.append(lay_notebook(student, source / "assignments" / student.name, source))
     networks = sorted(path.stem for path in checkpoints.folder().glob("*.safetensors"))
     for name in networks:
         write(source / "checkpoints" / f"{name}.md", checkpoint_page(name))
@@ -125,10 +127,13 @@ def lay_out(source: Path) -> None:
             write(source / "reference" / f"{module}.md", text)
     write(source / "reference" / "index.md", "# The library\n\n" + contents(modules))
     write(source / "checkpoints" / "index.md", "# Checkpoints\n\n" + contents(networks))
+    others = [path.relative_to(ROOT).with_suffix("").as_posix() for path in sorted(pages) if path.parent != ROOT]
+    others += [path.stem for path in sorted(pages) if path.parent == ROOT and path.name != "README.md"]
+    (source / "README.md").unlink()  # it is the index
     sidebar = [
         *(toctree(caption, pages) for caption, pages in lessons.items()),
-        toctree("Assignments", assignments),
-        toctree("The course", ["reference/index", "checkpoints/index", "data/README", "CONTRIBUTING"]),
+        toctree("Assignments", released),
+        toctree("The course", ["reference/index", "checkpoints/index", *others]),
     ]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     write(source / "index.md", readme + "\n" + "\n".join(filter(None, sidebar)))
@@ -146,14 +151,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="where the site goes")
     options = parser.parse_args()
-    source = options.out.with_name(f"{options.out.name}-source")
+    out = options.out.resolve()
+    source = out.with_name(f"{out.name}-source")
     lay_out(source)
     settings = {"mathjax_path": f"../{mathjax.add(source / 'extra')}", "html_extra_path": source / "extra"}
-    shutil.rmtree(options.out, ignore_errors=True)
-    arguments = ["-q", "-W", "--keep-going", "-c", Path(__file__).parent, source, options.out]
+    shutil.rmtree(out, ignore_errors=True)
+    arguments = ["-q", "-W", "--keep-going", "-c", Path(__file__).parent, source, out]
     status = sphinx([*map(str, arguments), *(f"-D{key}={value}" for key, value in settings.items())])
     if status == 0:
-        print(f"The site: {options.out / 'index.html'}")
+        print(f"The site: {out / 'index.html'}")
     return status
 
 

@@ -32,6 +32,8 @@ mathjax2_config = {
     }
 }
 
+suppress_warnings = ["myst.header"]  # a page may skip a level of headings
+
 html_theme = "furo"
 pygments_dark_style = "one-dark"
 html_static_path = ["static"]
