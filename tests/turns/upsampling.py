@@ -22,13 +22,29 @@ def bilinear_wrong_2(x, H, W):
 
 
 def bilinear_other(x, H, W):
-    """A tent around each input pixel, one matrix for each axis."""
+    """A tent around each input pixel, one matrix for each axis; in float32."""
 
     def tents(n, m):
         places = torch.linspace(0, n - 1, m, dtype=x.dtype)
         return (1 - (places[:, None] - torch.arange(n)).abs()).clamp(min=0)
 
-    return tents(x.shape[0], H) @ x @ tents(x.shape[1], W).T
+    return (tents(x.shape[0], H) @ x @ tents(x.shape[1], W).T).float()
+
+
+def places_wrong_1(h, H):
+    """Corners on corners: the lecture's convention instead of the one asked for."""
+    return torch.arange(H) * (h - 1) / (H - 1)
+
+
+def places_wrong_2(h, H):
+    """Forgets that the border pixel is repeated."""
+    return (torch.arange(H) + 0.5) * h / H - 0.5
+
+
+def places_other(h, H):
+    """The middles between the edges of the output pixels, in float32."""
+    edges = torch.linspace(0, h, H + 1) - 0.5
+    return ((edges[:-1] + edges[1:]) / 2).clamp(min=0, max=h - 1)
 
 
 def _patches(x, weight, stride, padding, letters, add):
@@ -54,8 +70,9 @@ def transposed_convolution_wrong_2(x, weight, stride=1, padding=0):
 
 
 def transposed_convolution_other(x, weight, stride=1, padding=0):
-    """Zeros between the pixels, then a convolution with the flipped kernel."""
+    """Zeros between the pixels, then a convolution with the flipped kernel; in float32."""
     (B, C, h, w), k = x.shape, weight.shape[2]
+    x, weight = x.float(), weight.float()
     nails = x.new_zeros(B, C, (h - 1) * stride + 1, (w - 1) * stride + 1)
     nails[:, :, ::stride, ::stride] = x
     y = torch.nn.functional.conv2d(nails, weight.transpose(0, 1).flip(2, 3), padding=k - 1)
@@ -92,9 +109,9 @@ def pixel_shuffle_wrong_2(x, r):
 
 
 def pixel_shuffle_other(x, r):
-    """A strided copy for each place in a cell."""
+    """A strided copy for each place in a cell, into float32."""
     B, C, H, W = x.shape
-    y = x.new_empty(B, C // r**2, H * r, W * r)
+    y = torch.zeros(B, C // r**2, H * r, W * r)
     for i in range(r):
         for j in range(r):
             y[:, :, i::r, j::r] = x[:, i * r + j :: r**2]
