@@ -25,6 +25,7 @@ from torch import Tensor
 from benchmarks import common
 from course_lib import gan, stylegan, vae
 from course_lib.base import checkpoints, datasets, metrics, runtime, zoo
+from course_lib.base.images import resize
 from course_lib.base.metrics import Score
 
 SEED = 1  # the recipes judged with 0
@@ -49,6 +50,7 @@ MODELS = {
     "DCGAN, conditional": Model("dcgan_mnist_conditional", "mnist", gan.sample, conditional=True),
     "DCGAN, clothes": Model("dcgan_fashion_mnist", "fashion_mnist", gan.sample, conditional=True),
     "DCGAN, cats": Model("dcgan_cats", "cat_faces", gan.sample),
+    "StyleGAN, cats": Model("stylegan_cats", "cat_faces", stylegan.sample),
 }
 
 # Titles of the columns: of facts, and of scores with the unit by which they are multiplied.
@@ -82,6 +84,9 @@ def judge(model: Model, n: int, repeats: int, device: torch.device) -> Row:
     labels = torch.arange(n) % network.classes if model.conditional else None
     given = () if labels is None else (labels,)
     images = model.sample(network, n, *given, rng=torch.Generator().manual_seed(SEED))
+    size = datasets.load(model.data, "test").images.shape[-1]
+    if images.shape[-1] != size:  # a generator of smaller images than the data's
+        images = resize(images, size).clamp(0, 1)
     return facts | metrics.evaluate(images, model.data, labels=labels, repeats=repeats)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import generative_timeline
 from course_lib.base import checkpoints, zoo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +32,7 @@ WHAT = {
     "gan_mnist": "GAN 2014",
     "dcgan_mnist": "DCGAN 2015",
     "stylegan_mnist": "StyleGAN 2018",
+    "stylegan_cats": "StyleGAN, 32×32",
     "dcgan_mnist_conditional": "DCGAN with classes",
     "dcgan_fashion_mnist": "DCGAN with classes",
     "dcgan_cats": "DCGAN, 64×64",
@@ -113,13 +115,20 @@ def weights(name: str) -> int:
 
 
 def generators() -> str:
-    """README: the timeline of generators before one judge."""
-    rows = results("generative_timeline")["rows"]
+    """README: the generators before one judge, as their headers tell; below them copies, which the benchmark made."""
     columns = ("Fréchet distance", "precision", "recall", "copied", "agreement")
-    body = []
-    for name, row in rows.items():
-        facts = [f"{row['weights']:,}", duration(row["seconds"])] if "weights" in row else ["", ""]
-        body.append([name, *facts, *(score(key, row[key]) if key in row else "" for key in columns)])
+    rows = {}
+    for name, model in generative_timeline.MODELS.items():
+        header = checkpoints.load(model.file)[1]
+        facts = [f"{weights(model.file):,}", duration(float(header["seconds"]))]
+        rows[name] = facts, json.loads(header["score"])
+    for name, row in results("generative_timeline")["rows"].items():
+        if "weights" not in row:
+            rows[name] = ["", ""], row
+    body = [
+        [n, *facts, *(score(key, row[key]) if key in row else "" for key in columns)]
+        for n, (facts, row) in rows.items()
+    ]
     head = ["", "weights", "training", *columns]
     return f"{markdown(head, body)}\n\n{measured_at('generative_timeline')}"
 

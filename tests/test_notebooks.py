@@ -14,10 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "notebooks.py"
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 700_000
-# A lesson on several topics, and the modules that are its twins.
-OVERVIEWS = {"generative_timeline": ("vae", "gan", "stylegan")}
 # Lessons in which students do not yet write the core.
-FIRST_EDITION = {"generative_timeline", "diffusion", "detection", "segmentation"}
+FIRST_EDITION = {"diffusion", "detection", "segmentation"}
 
 # A folder of somebody's machine at the start of a path; `https://host/home/` is none.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp|var|mnt|opt|content)/|\b[A-Z]:\\\w")
@@ -196,9 +194,9 @@ def test_stores_no_widgets(path):
 def test_has_its_twins(path):
     assert re.fullmatch(r"\d\d_[a-z_]+", path.stem)
     library = ROOT / "course_lib"
-    for topic in OVERVIEWS.get(path.stem[3:], (path.stem[3:],)):
-        assert (library / f"{topic}.py").is_file() or (library / topic / "__init__.py").is_file()
-        assert (ROOT / "tests" / f"test_{topic}.py").is_file()
+    topic = path.stem[3:]
+    assert (library / f"{topic}.py").is_file() or (library / topic / "__init__.py").is_file()
+    assert (ROOT / "tests" / f"test_{topic}.py").is_file()
 
 
 # --- benchmarks/notebooks.py ---

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import json
 import math
 from pathlib import Path
 
@@ -350,6 +351,18 @@ def test_the_discriminators_loss_is_logistic_plus_r1():
     torch.testing.assert_close(two["R1"], gradient.square().sum((1, 2, 3)).mean())
 
 
+def test_real_and_generated_images_go_through_the_augmentation():
+    parts, seen = training_parts(), []
+
+    def vary(images, rng):
+        seen.append(images)
+        return -images
+
+    stylegan.stylegan_step(*parts.values(), r1=0.0, augment=vary)(torch.ones(4, 1, 8, 8))
+    assert len(seen) == 3 and torch.equal(seen[0], torch.ones(4, 1, 8, 8))  # real for D, generated for D and for G
+    assert torch.equal(seen[1], seen[2]) and seen[2].requires_grad and not seen[1].requires_grad
+
+
 def test_a_generator_learns_a_constant_image():
     """Data that are all alike: after some dozen steps the generated images are like them, too."""
     parts = training_parts(lr=1e-2)
@@ -415,12 +428,59 @@ def test_the_recipe(tmp_path, monkeypatch):
         pytest.skip("needs MNIST, in COURSE_DATA or the cache")
     monkeypatch.chdir(tmp_path)
     recipe = importlib.import_module("recipes.stylegan")
-    scores = recipe.main(["--quick", "--steps", "3"])
+    scores = recipe.main(["--quick", "--steps", "3"])["stylegan_mnist"]
     assert float(scores["Fréchet distance"]) > 0
     generator = StyleGenerator()
     metadata = checkpoints.restore(generator, tmp_path / "build" / "stylegan_mnist_quick.safetensors")
     assert metadata["recipe"].startswith("python recipes/stylegan.py --steps 3")
     assert list(Path("build").glob("*.png"))
+
+
+def test_the_cats_are_halved_to_the_means_of_four_pixels(monkeypatch):
+    recipe = importlib.import_module("recipes.stylegan")
+    faces = torch.randint(256, (3, 3, 64, 64), generator=rng()).byte()
+    data = datasets.ImageSet("x", faces, torch.zeros(3, dtype=torch.int64), ("cat",))
+    monkeypatch.setattr(datasets, "load", lambda name, split="train": data)
+    small = recipe.PRESETS["stylegan_cats"].images()
+    exact = faces.double().unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+    assert small.images.shape == (3, 3, 32, 32) and (small.images - exact).abs().max() <= 0.5
+    large = recipe.enlarged(small[:][0], "cat_faces")
+    assert large.shape == (3, 3, 64, 64) and large.min() >= 0 and large.max() <= 1
+    assert torch.equal(recipe.enlarged(data[:][0], "cat_faces"), data[:][0])
+
+
+def test_the_recipe_of_the_cats(tmp_path, monkeypatch):
+    """From data of noise: faces need not be at hand."""
+    monkeypatch.chdir(tmp_path)
+    noise = torch.randint(256, (60, 3, 64, 64), generator=rng()).byte()
+    faces = datasets.ImageSet("cat_faces", noise, torch.zeros(60, dtype=torch.int64), ("cat",))
+    monkeypatch.setattr(datasets, "load", lambda name, split="train": faces)
+    metrics._real.cache_clear()
+    recipe = importlib.import_module("recipes.stylegan")
+    monkeypatch.setattr(recipe, "TRUNCATED", 8)
+    words = ["--model", "stylegan_cats", "--quick", "--steps", "2", "--batch-size", "4", "--state", "build/state.pt"]
+    found = recipe.main(words)["stylegan_cats"]
+    metrics._real.cache_clear()
+    assert float(found["Fréchet distance"]) > 0
+    assert set(found["truncation"]) == {"0.25", "0.5", "0.75", "1"}
+    metadata = checkpoints.restore(zoo.build("stylegan_cats"), tmp_path / "build" / "stylegan_cats_quick.safetensors")
+    assert metadata["data"] == "cat_faces"
+    assert json.loads(metadata["score"])["truncation"].keys() == found["truncation"].keys()
+    assert Path("build/stylegan_cats_quick_000002.png").exists() and Path("build/state.pt").exists()
+
+
+def test_the_shipped_cats():
+    generator = zoo.load("stylegan_cats")
+    cats = stylegan.sample(generator, 200, rng=rng(1))
+    assert cats.shape == (200, 3, 32, 32)
+    assert 0.1 < cats.std(0).mean() < 0.35, "cats of many kinds"
+    assert (cats.mean((2, 3)).amax(1) - cats.mean((2, 3)).amin(1)).mean() < 0.2, "fur has no loud colours"
+    if datasets.is_available("cat_faces"):
+        features, recipe = metrics.extractor("cat_faces"), importlib.import_module("recipes.stylegan")
+        real = features(datasets.load("cat_faces", "test")[:][0])
+        drawn = features(recipe.enlarged(stylegan.sample(generator, 838, rng=rng(1)), "cat_faces"))
+        noise = features(torch.rand(100, 3, 64, 64, generator=rng()))
+        assert metrics.frechet_distance(real, drawn) < 0.2 * metrics.frechet_distance(real, noise)
 
 
 def test_the_shipped_generator():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import common, tables
+from benchmarks import common, generative_timeline, tables
 from course_lib.base import checkpoints
 from course_lib.base.metrics import Score
 
@@ -38,6 +38,22 @@ def test_a_changed_number_is_found(tmp_path, monkeypatch, capsys):
     assert header["sha256"] in text
     (tmp_path / "README.md").write_text(text.replace(header["sha256"], header["sha256"][::-1]))
     assert tables.main(["--check"]) == 1
+
+
+def test_other_images_of_the_same_generators_have_the_same_scores():
+    """The benchmark draws with a seed of its own: it must find what the headers say, within four standard errors."""
+    rows = tables.results("generative_timeline")["rows"]
+    compared = 0
+    for name, model in generative_timeline.MODELS.items():
+        if not model.data.endswith("mnist"):
+            continue
+        header = json.loads(checkpoints.load(model.file)[1]["score"])
+        for key in ("Fréchet distance", "precision", "recall", "copied"):
+            one, two = header[key], rows[name][key]
+            error = sum(((s["high"] - s["low"]) / 3.92) ** 2 for s in (one, two)) ** 0.5
+            assert abs(one["value"] - two["value"]) < 4 * error, f"{name}: {key} {one['value']} and {two['value']}"
+            compared += 1
+    assert compared == 24
 
 
 def test_scores_as_text():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -279,3 +280,4 @@ class StyleDiscriminator(nn.Module):
 
 
 zoo.register("stylegan_mnist", StyleGenerator)
+zoo.register("stylegan_cats", partial(StyleGenerator, size=32, channels=3, capacity=512))

@@ -1,6 +1,6 @@
 """Alternating training with lazy R1 and style mixing, as a step for the loop of the course; sampling; mixing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ def stylegan_step(
     r1: float = 3.0,
     lazy: int = 8,
     mixing: float = 0.9,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> Step:
     """One step of D and one of G a batch, on the same generated images, with the losses of the lecture's GAN.
 
@@ -35,6 +36,7 @@ def stylegan_step(
             has 16 and also corrects Adam's settings, by 16/17).
         mixing: the proportion of images with mixed styles (StyleGAN, section 3.1), so that no layer relies on the
             styles of others.
+        augment: as for `gan.adversarial_step`.
 
     Returns:
         batch → named losses. A batch is images in [0, 1], or a tuple (images, labels); labels are not used. Of the
@@ -63,7 +65,7 @@ def stylegan_step(
         return generator.synthesis(ws, generator.noise(B, rng))
 
     optimisers = generator_optimiser, discriminator_optimiser
-    return adversarial_step(generator, discriminator, *optimisers, rng, r1=lazy_r1, generate=generate)
+    return adversarial_step(generator, discriminator, *optimisers, rng, r1=lazy_r1, generate=generate, augment=augment)
 
 
 def sample(

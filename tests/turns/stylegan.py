@@ -1,0 +1,74 @@
+"""Answers to the turns of StyleGAN's lesson: right ones written differently, and wrong ones as students give them."""
+
+import torch
+import torch.nn.functional as F
+
+
+def _layers(x, layers):
+    for layer in layers:
+        x = F.leaky_relu(layer(x), 0.2)
+    return x
+
+
+def map_noise_other(z, layers):
+    return _layers(F.normalize(z, dim=1) * z.shape[1] ** 0.5, layers)
+
+
+def map_noise_wrong_1(z, layers):
+    """z as it comes."""
+    return _layers(z, layers)
+
+
+def map_noise_wrong_2(z, layers):
+    """No leaky ReLU after the last layer."""
+    x = F.normalize(z, dim=1) * z.shape[1] ** 0.5
+    return layers[-1](_layers(x, layers[:-1]))
+
+
+def modulated_conv_other(x, weight, styles, demodulate=True):
+    y = F.conv2d(x * styles[:, :, None, None], weight, padding=weight.shape[-1] // 2)
+    norms = styles.square() @ weight.square().sum((2, 3)).T + 1e-8
+    return y / norms.sqrt()[:, :, None, None] if demodulate else y
+
+
+def modulated_conv_wrong_1(x, weight, styles, demodulate=True):
+    """Never demodulated."""
+    return modulated_conv_other(x, weight, styles, demodulate=False)
+
+
+def modulated_conv_wrong_2(x, weight, styles, demodulate=True):
+    """One length for all output channels together."""
+    own = weight * styles[:, None, :, None, None]
+    if demodulate:
+        own = own / (own.square().sum((1, 2, 3, 4), keepdim=True) + 1e-8).sqrt()
+    pairs = zip(x, own, strict=True)
+    return torch.cat([F.conv2d(one[None], w, padding=weight.shape[-1] // 2) for one, w in pairs])
+
+
+def mix_styles_other(ws_a, ws_b, first, last):
+    return torch.cat([ws_a[:, :first], ws_b[:, first:last], ws_a[:, last:]], 1)
+
+
+def mix_styles_wrong_1(ws_a, ws_b, first, last):
+    """Overwrites the first argument."""
+    ws_a[:, first:last] = ws_b[:, first:last]
+    return ws_a
+
+
+def mix_styles_wrong_2(ws_a, ws_b, first, last):
+    """Counts layer `last` as inside."""
+    return mix_styles_other(ws_a, ws_b, first, last + 1)
+
+
+def truncate_other(ws, w_mean, psi):
+    return (1 - psi) * w_mean + psi * ws
+
+
+def truncate_wrong_1(ws, w_mean, psi):
+    """Towards 0."""
+    return psi * ws
+
+
+def truncate_wrong_2(ws, w_mean, psi):
+    """From the wrong end."""
+    return ws + psi * (w_mean - ws)
