@@ -14,8 +14,8 @@ def total_variation_wrong_1(x):  # rows and columns through one mean: another we
     return differences.square().mean()
 
 
-def total_variation_wrong_2(x):  # the absolute difference
-    return x.diff(dim=-2).abs().mean() + x.diff(dim=-1).abs().mean()
+def total_variation_wrong_2(x):  # the square of the mean: stripes cancel
+    return x.diff(dim=-2).mean() ** 2 + x.diff(dim=-1).mean() ** 2
 
 
 def descend_other(x, loss, steps):
@@ -29,11 +29,12 @@ def descend_other(x, loss, steps):
     return path
 
 
-def descend_wrong_1(x, loss, steps):  # forgets to clear the gradients, which add up
+def descend_wrong_1(x, loss, steps):  # the bare mean, whose gradients drown in Adam's 1e-8
     x = x.clone().requires_grad_()
     optimiser, path = torch.optim.Adam([x], lr=0.03), [x.detach().clone()]
     for _ in range(steps):
-        (loss(x) * x[0, 0].numel()).backward()
+        optimiser.zero_grad()
+        loss(x).backward()
         optimiser.step()
         x.data.clamp_(0, 1)
         path.append(x.detach().clone())
@@ -76,8 +77,8 @@ def style_loss_other(F, A):
     return torch.stack(losses).mean()
 
 
-def style_loss_wrong_1(F, A):  # a sum over the layers
-    return sum((gram_other(F[layer]) - A[layer]).square().mean() for layer in F)
+def style_loss_wrong_1(F, A):  # one mean over all entries: a layer of many filters counts more
+    return torch.cat([(gram_other(F[layer]) - A[layer]).flatten() for layer in F]).square().mean()
 
 
 def style_loss_wrong_2(F, A):  # the mean difference, in which signs cancel
