@@ -46,7 +46,7 @@ def stereo_rows(quick: bool) -> dict[str, dict[str, float]]:
         rows[name] = {**bad, "seconds": seconds}
 
     def unfilled() -> Tensor:
-        costs = stereo.block_sum(stereo.matching_cost(left, right, 64), 5)
+        costs = stereo.block_mean(stereo.matching_cost(left, right, 64), 5)
         return stereo.best_disparity(stereo.semi_global_matching(costs, left.mean(0)))
 
     measure("blocks of 9×9", lambda: stereo.match(left, right, 64, paths=0, block=9).disparity)

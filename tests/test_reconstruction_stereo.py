@@ -135,7 +135,7 @@ def test_bad_pixels_count_what_is_unknown_as_wrong():
         (lambda a: stereo.matching_cost(a, a, 9), ValueError, "1 to 8 disparities"),
         (lambda a: stereo.census(a[0], (4, 5)), ValueError, "odd"),
         (lambda a: stereo.census(a[0], (9, 9)), ValueError, "64"),
-        (lambda a: stereo.block_sum(a, 2), ValueError, "odd side"),
+        (lambda a: stereo.block_mean(a, 2), ValueError, "odd side"),
         (lambda a: stereo.semi_global_matching(a, a[0], paths=5), ValueError, "4 or 8 paths"),
         (lambda a: stereo.semi_global_matching(a, a[0], 5.0, 1.0), ValueError, "P1 ≤ P2"),
         (lambda a: stereo.semi_global_matching(a, a[0, 1:]), ValueError, "grey"),
@@ -161,7 +161,7 @@ def motorcycle():
 def test_the_motorcycle_is_below_the_bar(motorcycle):
     """Full size, 8 paths, occlusions included; paths, the check and the filling each help."""
     left, right, truth = motorcycle.left, motorcycle.right, motorcycle.disparity
-    costs = stereo.block_sum(stereo.matching_cost(left, right, 64), 5)
+    costs = stereo.block_mean(stereo.matching_cost(left, right, 64), 5)
     alone = stereo.best_disparity(costs)
     costs = stereo.semi_global_matching(costs, left.mean(0))
     paths = stereo.best_disparity(costs)

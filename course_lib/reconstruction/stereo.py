@@ -142,7 +142,7 @@ def matching_cost(left: Tensor, right: Tensor, disparities: int, window: tuple[i
     return cost
 
 
-def block_sum(cost: Tensor, side: int) -> Tensor:
+def block_mean(cost: Tensor, side: int) -> Tensor:
     """Block matching: the mean cost in a window of `side`×`side` pixels, odd; (D, H, W)."""
     if side < 1 or side % 2 == 0:
         raise ValueError(f"expected an odd side; got {side}")
@@ -310,7 +310,7 @@ def match(left: Tensor, right: Tensor, disparities: int, *, paths: int = 8, bloc
     Raises:
         ValueError, TypeError: as `matching_cost` and `semi_global_matching`.
     """
-    cost = block_sum(matching_cost(left, right, disparities), block)
+    cost = block_mean(matching_cost(left, right, disparities), block)
     if paths:
         cost = semi_global_matching(cost, left.mean(0), paths=paths)
     disparity = best_disparity(cost)
