@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
+from scipy import ndimage, sparse
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -262,6 +262,31 @@ def left_right_check(left: Tensor, right: Tensor, tolerance: float = 1.0) -> Ten
     return (there >= 0) & ((answer - left).abs() <= tolerance)
 
 
+def without_speckles(disparity: Tensor, valid: Tensor, least: int = 100, step: float = 2.0) -> Tensor:
+    """The valid pixels without small islands, (H, W) bool: a disparity that only a few pixels share is an accident.
+
+    An island is a connected part of the valid pixels in which neighbours differ by at most `step` (Hirschmüller's
+    peak filter, section 2.5.1).
+
+    Args:
+        disparity: (H, W).
+        valid: (H, W) bool.
+        least: pixels of an island that stays.
+        step: in pixels of disparity.
+    """
+    H, W = valid.shape
+    number = torch.arange(H * W, device=valid.device).view(H, W)
+    pairs = []
+    for here, there in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
+        joined = valid[here] & valid[there] & ((disparity[here] - disparity[there]).abs() <= step)
+        pairs.append(torch.stack([number[here][joined], number[there][joined]]))
+    ends = torch.cat(pairs, 1).cpu().numpy()
+    graph = sparse.coo_matrix((np.ones(ends.shape[1], dtype=bool), ends), (H * W, H * W))
+    island = sparse.csgraph.connected_components(graph, directed=False)[1]
+    large = np.bincount(island)[island] >= least
+    return valid & torch.from_numpy(large).view(H, W).to(valid.device)
+
+
 def fill(disparity: Tensor, valid: Tensor) -> Tensor:
     """Give invalid pixels the smaller, farther disparity of the nearest valid ones on their row, then a 5×5 median.
 
@@ -315,7 +340,7 @@ def match(left: Tensor, right: Tensor, disparities: int, *, paths: int = 8, bloc
         cost = semi_global_matching(cost, left.mean(0), paths=paths)
     disparity = best_disparity(cost)
     confirmed = left_right_check(disparity, best_disparity(right_cost(cost)))
-    return Match(fill(disparity, confirmed), confirmed)
+    return Match(fill(disparity, without_speckles(disparity, confirmed)), confirmed)
 
 
 def bad_pixels(disparity: Tensor, truth: Tensor, tolerance: float) -> float:

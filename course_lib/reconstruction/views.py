@@ -93,7 +93,8 @@ def load_lego() -> Views:
 def load_temple() -> Views:
     """16 views of Middlebury's temple (Seitz et al., CVPR 2006), 480×640, from `COURSE_DATA`/multiview.
 
-    For research use. Masks: what is brighter than the black cloth behind it.
+    For research use; templeSparseRing.zip from https://vision.middlebury.edu/mview/data/. Masks: what is
+    brighter than the black cloth behind it.
 
     Raises:
         FileNotFoundError: it is not there.
