@@ -62,7 +62,7 @@ PRESETS = {
     "dcgan_mnist": Preset("mnist", steps=10_000),
     "dcgan_mnist_conditional": Preset("mnist", steps=10_000, conditional=True),
     "dcgan_fashion_mnist": Preset("fashion_mnist", steps=10_000, conditional=True),
-    "dcgan_cats": Preset("cat_faces", steps=2_254, batch_size=32, z_dim=128, width=40, augment=True),
+    "dcgan_cats": Preset("cat_faces", steps=6_000, batch_size=32, z_dim=128, width=40, augment=True),
     "dcgan_digits": Preset("digits", steps=3_000, z_dim=16, width=32, lr=2e-3, average=0.99),
 }
 
