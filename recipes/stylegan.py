@@ -67,7 +67,7 @@ PRESETS = {
     "stylegan_mnist": Preset("mnist", steps=12_000),
     "stylegan_cats": Preset(
         "cat_faces",
-        steps=2630,
+        steps=8000,
         size=32,
         capacity=512,
         r1=0.1,

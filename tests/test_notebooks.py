@@ -151,7 +151,14 @@ def test_is_short(path):
         return
     notebook = read(path)
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    for pattern in (r"(?s)```.*?```", r"(?s)\$\$.*?\$\$", r"\$[^$\n]+\$", r"`[^`]+`", r"<[^>]+>", r"\((?:https?|data):[^)]+\)"):
+    for pattern in (
+        r"(?s)```.*?```",
+        r"(?s)\$\$.*?\$\$",
+        r"\$[^$\n]+\$",
+        r"`[^`]+`",
+        r"<[^>]+>",
+        r"\((?:https?|data):[^)]+\)",
+    ):
         prose = re.sub(pattern, " ", prose)
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", prose)
     assert len(words) <= 2000
