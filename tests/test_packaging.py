@@ -184,7 +184,17 @@ class Clone:
 
     def make(self, *arguments: str, fail: str = "nothing at all") -> subprocess.CompletedProcess:
         """Run make as if from a shell of its own: `make test` passes its own flags on by the environment."""
-        env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON")}
+        ours = (
+            "MAKEFLAGS",
+            "MFLAGS",
+            "MAKELEVEL",
+            "MAKEOVERRIDES",
+            "PYTHON",
+            "VENV",
+            "PINS",
+            "TORCH",
+        )  # of make around
+        env = {k: v for k, v in os.environ.items() if k not in ours}
         self.calls.write_text("")
         return subprocess.run(
             ["make", "VENV=env", *arguments],

@@ -161,7 +161,8 @@ def matrix(
         ax.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=COLOURS[1], linewidth=2.5, clip_on=False))
     ax.set(title=title, xticks=[], yticks=[])
     ax.grid(False)
-    ax.spines[:].set(visible=True, color="silver")
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set_color("silver")
 
 
 def to_image(figure: Figure) -> Tensor:

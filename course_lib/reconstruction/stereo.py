@@ -15,6 +15,8 @@ from scipy import ndimage, sparse
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from course_lib.base.runtime import wide
+
 
 @dataclass(frozen=True)
 class StereoPair:
@@ -94,7 +96,7 @@ def census(grey: Tensor, window: tuple[int, int] = (5, 5)) -> Tensor:
         raise ValueError(
             f"expected (H, W) and odd sides of at most 64 pixels in all; got {tuple(grey.shape)}, {window}"
         )
-    H, W = grey.shape
+    (H, W), grey = grey.shape, wide(grey)
     padded = F.pad(grey[None, None], (w // 2, w // 2, h // 2, h // 2), mode="replicate")[0, 0]
     bits = torch.zeros(H, W, dtype=torch.int64, device=grey.device)
     for i in range(h):
