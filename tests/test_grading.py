@@ -23,7 +23,16 @@ needs_sandbox = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def isolated():
     pytest.importorskip("pyseccomp", reason="pyseccomp is not installed (pip install -e .[grading])")
-    with Sandbox() as made:
+    try:
+        made = Sandbox()
+    except SandboxError as error:
+        pytest.skip(f"no sandbox on this machine: {error}")
+    with made:
+        with made.start() as job:
+            try:
+                job.ask({"do": "names", "names": []}, 60)
+            except StudentError as error:
+                pytest.skip(f"no job in a sandbox on this machine: {error}; {made.said()}")
         yield made
 
 
@@ -301,7 +310,7 @@ def test_an_attack_earns_nothing_and_the_next_one_is_graded(attack, isolated, mo
 
 @needs_sandbox
 def test_an_honest_solution_beside_attacks_earns_everything(isolated, monkeypatch):
-    monkeypatch.setattr(grade, "CELL_SECONDS", 8.0)
+    monkeypatch.setattr(grade, "CELL_SECONDS", 15.0)
     made = assignment.load("upsampling")
     noisy = "import warnings; warnings.warn('deprecated'); %matplotlib inline\n%pip install torch\n!ls"
     for notebook in (
