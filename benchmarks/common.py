@@ -5,7 +5,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 import torchvision
 
 from course_lib.base import runtime
+from course_lib.base.loop import Loop
 from recipes.common import plain, table
 
-__all__ = ["environment", "parser", "report", "table", "write"]
+__all__ = ["environment", "parser", "report", "run_for", "table", "write"]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -67,6 +68,22 @@ def write(path: Path | None, figures: Mapping[str, Any]) -> None:
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     found = kept | {"environment": environment()} | plain(dict(figures))
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def run_for(seconds: float, trial: int, training: Callable[[int], Loop]) -> Loop:
+    """Run a training of as many steps as the clock allows; returns it.
+
+    Args:
+        seconds: that it may take.
+        trial: steps of two short runs before it: one warms up, the other tells how long a step takes.
+        training: makes one of so many steps, not yet run.
+    """
+    training(trial).run()
+    paced = training(trial)
+    paced.run()
+    loop = training(max(1, int(0.97 * seconds * trial / paced.seconds)))
+    loop.run()
+    return loop
 
 
 def report(met: Mapping[str, bool]) -> bool:

@@ -66,11 +66,7 @@ def live(quick: bool) -> dict[str, dict[str, object]]:
     budget, trial = (1.0, 3) if quick else (SECONDS, 40)
     rows = {}
     for seed in range(1 if quick else 3):
-        training(data, seed, trial, device).run()  # warms up
-        paced = training(data, seed, trial, device)
-        paced.run()
-        loop = training(data, seed, max(1, int(0.97 * budget * trial / paced.seconds)), device)
-        loop.run()
+        loop = common.run_for(budget, trial, lambda steps, seed=seed: training(data, seed, steps, device))
         row = {"steps": loop.steps, "seconds": loop.seconds, "drawing, s": drawing, "figures": len(data)}
         rows[f"live, seed {seed}"] = row | judge(loop.averaged["network"], held_out, sides)
         if seed == 0:

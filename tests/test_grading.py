@@ -299,7 +299,7 @@ def submission(*sources, base=STUB):
 
 @needs_sandbox
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_earns_nothing_and_the_next_one_is_graded(attack, isolated, monkeypatch):
+def test_an_attack_earns_nothing_and_says_why(attack, isolated, monkeypatch):
     monkeypatch.setattr(grade, "CELL_SECONDS", 4.0)
     monkeypatch.setattr(checks, "SECONDS", 4.0)
     made, limits = assignment.load("upsampling"), Limits(memory=2**30)
@@ -334,7 +334,7 @@ def test_what_is_forbidden_is_flagged_and_costs_nothing(plain):
     assert [flag for flag in report.flags if "conv_transpose1d, which transposed forbids" in flag]
 
 
-def test_inputs_depend_on_the_secret_and_repeat(plain):
+def test_inputs_depend_on_the_secret_and_repeat():
     assert grade.seed_of("a", "b") == grade.seed_of("a", "b") != grade.seed_of("ab", "")
 
 

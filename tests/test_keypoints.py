@@ -644,6 +644,18 @@ def test_data_sets_give_batches_and_hide_what_is_not_labelled():
     assert (crops == 1).all() and points.tolist() == [[[1, 2, 1]], [[0, 0, 0]]]
 
 
+def test_crops_out_of_range_are_refused():
+    """As of the other steps: the first batch is looked at, so that a mistake in the data does not train for hours."""
+    network = zoo.build("keypoints_figures")
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    points = torch.ones(2, 13, 3)
+    for wrong in (255 * uniform(2, 3, 64, 64), 2 * uniform(2, 3, 64, 64) - 1):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            keypoints.keypoint_step(network, optimiser, rng())((wrong, points))
+    with pytest.raises(TypeError):
+        keypoints.keypoint_step(network, optimiser, rng())((torch.zeros(2, 3, 64, 64, dtype=torch.uint8), points))
+
+
 def test_training_finds_a_dot():
     """40 steps: one coloured dot somewhere on noise."""
     points = 6 + 20 * uniform(200, 1, 2)

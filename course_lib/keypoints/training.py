@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from course_lib.base import runtime
+from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
 from course_lib.base.runtime import wide
 from course_lib.keypoints.crops import crop, move, similarity
@@ -117,10 +118,14 @@ def keypoint_step(
         schedule: of the learning rate, advanced by each step.
 
     Returns:
-        batch as of `KeypointDataset` → the loss `heatmap`.
+        batch as of `KeypointDataset` → the loss `heatmap`. Of the first batch the step looks at the values of the
+        crops, of later ones it does not. It raises ValueError or TypeError for crops that are not floats
+        (B, 3, H, W) in [0, 1].
     """
+    check_crops = once(check_range)
 
     def step(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        check_crops(batch[0])
         crops, keypoints = batch if vary is None else vary(*batch, rng)
         loss = heatmap_loss(network(crops), keypoints, crops.shape[-2:])
         descend(loss, optimiser, clip=5.0)
