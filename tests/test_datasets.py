@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import json
 import os
 import pickle
 import re
@@ -425,6 +426,24 @@ def test_paintings_ship_small_with_their_credits():
         assert "public domain" in lines[name]
     page = (folder.parent / "README.md").read_text(encoding="utf-8")
     assert not [path.name for path in folder.iterdir() if path.stem not in page], "each file's provenance is told"
+
+
+def test_photographs_of_coco_ship_small_with_their_instances():
+    folder = Path(__file__).resolve().parents[1] / "data" / "images"
+    lines = {line.split()[0]: line for line in datasets.describe_images().splitlines()}
+    page = (folder.parent / "README.md").read_text(encoding="utf-8")
+    coco = json.loads((folder / "coco_instances.json").read_text(encoding="utf-8"))
+    sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
+    for image, name in zip(coco["images"], ("street", "rider", "crossing", "skatepark"), strict=True):
+        assert (folder / image["file_name"]).stat().st_size <= 60_000
+        assert datasets.load_image(name).shape[-2:] == sizes[image["id"]]
+        assert image["license"] == 4 and image["flickr_url"] in page
+        assert "CC BY 2.0" in lines[name] and lines[name].split()[-1] in image["flickr_url"]
+    for each in coco["annotations"]:
+        x, y, w, h = each["bbox"]
+        H, W = sizes[each["image_id"]]
+        assert min(x, y, w, h) >= 0 and x + w <= W + 0.02 and y + h <= H + 0.02
+        assert each["segmentation"]["size"] == [H, W]
 
 
 def test_load_resizes():

@@ -282,7 +282,8 @@ def _read_or_fetch(
 _GATYS = "https://raw.githubusercontent.com/leongatys/PytorchNeuralStyleTransfer/master/Images/"
 _UNSTATED = "scikit-image; no author stated"
 _CC0_TEXTURES = "CC0 Textures, CC0"
-_OWN = "data/images/"  # of this repository: paintings in the public domain
+_OWN = "data/images/"  # of this repository: paintings in the public domain, and photographs of COCO
+_COCO = "COCO 2017, CC BY 2.0, Flickr "  # data/README.md has the addresses
 
 # Credits as scikit-image's and scikit-learn's own documentation states them. Only files that lie inside the
 # wheels: skimage.data would download the others.
@@ -308,6 +309,10 @@ _IMAGES = {  # name: content, credit, file in an installed package or in this re
     "great_wave": ("painting: The Great Wave", "Hokusai 1831, public domain", _OWN + "great_wave.jpg"),
     "starry_night": ("painting: The Starry Night", "van Gogh 1889, public domain", _OWN + "starry_night.jpg"),
     "the_scream": ("painting: The Scream", "Munch 1893, public domain", _OWN + "the_scream.jpg"),
+    "crossing": ("people at a crossing", _COCO + "267588789", _OWN + "coco_183709.jpg"),
+    "rider": ("a man on a motorcycle, in fog", _COCO + "7243537732", _OWN + "coco_165518.jpg"),
+    "skatepark": ("a skater and those who watch", _COCO + "5438252538", _OWN + "coco_129648.jpg"),
+    "street": ("a man leaning on a pole", _COCO + "5056705611", _OWN + "coco_234748.jpg"),
     "tuebingen": ("Tübingen, the Neckar front", "Andreas Praefcke", _GATYS + "Tuebingen_Neckarfront.jpg"),
 }
 _SHA256 = {  # of those that are downloaded
