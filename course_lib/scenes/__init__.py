@@ -14,4 +14,4 @@ from course_lib.scenes.dataset import CATEGORY, Scenes, run_lengths, segments, t
 from course_lib.scenes.generation import draw_scene
 from course_lib.scenes.masks import FEWEST_PIXELS
 from course_lib.scenes.rendering import STUFF_SEGMENTS, Rendering, render, tight_boxes
-from course_lib.scenes.world import CLASSES, KEYPOINTS, SKELETON, STUFF, THINGS, Camera, Scene, Thing
+from course_lib.scenes.world import CLASSES, KEYPOINTS, PALETTE, SKELETON, STUFF, THINGS, Camera, Scene, Thing

@@ -16,6 +16,23 @@ THINGS = ("disc", "square", "triangle", "star", "ring", "heart", "tree", "figure
 STUFF = ("sky", "hills", "water", "grass", "sand", "snow")  # what cannot
 CLASSES = THINGS + STUFF  # a class id is an index into this; a label of an object thus into THINGS, too
 
+PALETTE = {
+    "disc": "#d62728",
+    "square": "#ff7f0e",
+    "triangle": "#e0b400",
+    "star": "#7b3fb5",
+    "ring": "#e863b5",
+    "heart": "#8c1c3a",
+    "tree": "#0b6623",
+    "figure": "#8b5a2b",
+    "sky": "#cfe8f7",
+    "hills": "#9db5a0",
+    "water": "#6aa5d9",
+    "grass": "#b5d99a",
+    "sand": "#eddcb1",
+    "snow": "#f3f3f3",
+}  # what figures draw a class with, as matplotlib reads it: a class keeps its colour through the course
+
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 TEXTURES = ("plain", "striped", "dotted", "checked")
 SIZES = ("small", "large")

@@ -110,22 +110,7 @@ def pixel_accuracy(confusion: Tensor) -> float:
     return float(confusion.diagonal().sum().double() / confusion.sum())
 
 
-COLOURS = {
-    "disc": "#d62728",
-    "square": "#ff7f0e",
-    "triangle": "#e0b400",
-    "star": "#7b3fb5",
-    "ring": "#e863b5",
-    "heart": "#8c1c3a",
-    "tree": "#0b6623",
-    "figure": "#8b5a2b",
-    "sky": "#cfe8f7",
-    "hills": "#9db5a0",
-    "water": "#6aa5d9",
-    "grass": "#b5d99a",
-    "sand": "#eddcb1",
-    "snow": "#f3f3f3",
-}  # by class, as matplotlib reads them
+COLOURS = scenes.PALETTE  # by class
 
 
 def palette() -> Tensor:
