@@ -1,7 +1,7 @@
 """Detection (детекция): where in the image is what: boxes and classes, found at once, and how to score it.
 
 `boxes`, their overlap, and the suppression of duplicates; `anchors` and their matching; `coco`'s evaluation; `model`, a
-detector without anchors, and its `training`; `pedestrians`, real photographs to learn from.
+detector without anchors, and its `training`; `pedestrians`, real photographs; `plots`, boxes with labels in figures.
 """
 
 from course_lib.detection.anchors import BACKGROUND, IGNORED, anchor_grid, decode_boxes, encode_boxes, match_anchors
@@ -25,7 +25,8 @@ from course_lib.detection.model import (
     objects,
     peaks,
 )
-from course_lib.detection.pedestrians import load_pedestrians, on_canvas
+from course_lib.detection.pedestrians import find_people, load_pedestrians, load_streets, on_canvas
+from course_lib.detection.plots import boxed, place_labels
 from course_lib.detection.training import (
     DetectionDataset,
     detection_losses,

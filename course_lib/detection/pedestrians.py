@@ -1,10 +1,12 @@
-"""Real images with people in them: the Penn-Fudan pedestrians (Wang et al. 2007), 170 photographs, 423 people.
+"""Real images with people in them: the Penn-Fudan pedestrians (Wang et al. 2007), and photographs that ship.
 
-Read from the folder `pennfudan` in `COURSE_DATA`, else downloaded once from the authors into the course's cache. The
-authors publish no checksum: the archive's own are checked, and the numbers of images, masks and people. The folder
-appears in the cache when all of it is right, so a download that is cut short is never taken for the whole.
+Penn-Fudan has 170 photographs of 423 people. It is read from the folder `pennfudan` in `COURSE_DATA`, else downloaded
+once from the authors into the course's cache. They publish no checksum: the archive's own are checked, and the numbers
+of images, masks and people. The folder appears in the cache when all of it is right, so a download that is cut short is
+never taken for the whole.
 """
 
+import json
 import os
 import re
 import struct
@@ -22,8 +24,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from course_lib import scenes
-from course_lib.base import datasets, images
+from course_lib.base import checkpoints, datasets, images
 from course_lib.detection.coco import Objects
+from course_lib.detection.model import PEDESTRIAN_SIDE, Detector, detect
 from course_lib.detection.training import DetectionDataset
 
 URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
@@ -155,3 +158,50 @@ def on_canvas(photographs: list[Photograph], shorter: int) -> DetectionDataset:
     H, W = (max(photograph.image.shape[axis] for photograph in small) for axis in (1, 2))
     canvases = [F.pad(p.image, (0, W - p.image.shape[2], 0, H - p.image.shape[1]), value=0.5) for p in small]
     return DetectionDataset(canvases, [p.objects for p in small])
+
+
+def load_streets() -> dict[str, tuple[Tensor, Objects]]:
+    """The photographs of COCO that ship with the course, by their names for `datasets.load_image`.
+
+    Each is (1, 3, H, W) in [0, 1] with the people that COCO's annotators marked in it (Lin et al. 2014, CC BY 4.0):
+    boxes in pixels, all of class 0, the areas of the masks, and which boxes hold a crowd.
+    """
+    folder = checkpoints.folder().with_name("images")
+    coco = json.loads((folder / "coco_instances.json").read_text(encoding="utf-8"))
+    person = next(each["id"] for each in coco["categories"] if each["name"] == "person")
+    found = {}
+    for image in coco["images"]:
+        people = [a for a in coco["annotations"] if a["image_id"] == image["id"] and a["category_id"] == person]
+        boxes = torch.tensor([each["bbox"] for each in people]).view(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]  # COCO's are x, y, width, height
+        areas = torch.tensor([each["area"] for each in people])
+        crowd = torch.tensor([bool(each["iscrowd"]) for each in people])
+        objects = Objects(boxes, torch.zeros(len(people), dtype=torch.int64), areas=areas, crowd=crowd)
+        found[image["name"]] = images.load(folder / image["file_name"]), objects
+    return found
+
+
+def find_people(detector: Detector, image: Tensor, shorter: int = PEDESTRIAN_SIDE, **settings: float) -> Objects:
+    """What a detector finds in a photograph that it looks at in the size it is made for.
+
+    Args:
+        detector: in eval mode.
+        image: (1, 3, H, W) in [0, 1], of any size.
+        shorter: the shorter side that the detector sees, in pixels.
+        settings: `minimum`, `suppress` and `most` of `objects`.
+
+    Returns:
+        Boxes in pixels of the image as it was given.
+
+    Raises:
+        ValueError: more or fewer images than one, and what `detect` refuses.
+        TypeError: an image that is no floats.
+    """
+    if image.ndim != 4 or len(image) != 1:
+        raise ValueError(f"expected one image (1, 3, H, W), got {tuple(image.shape)}")
+    small = images.resize(image, shorter)
+    (found,) = detect(detector, small, **settings)
+    H, W = image.shape[-2:]
+    h, w = small.shape[-2:]
+    boxes = found.shapes * found.shapes.new_tensor([W / w, H / h, W / w, H / h])
+    return Objects(boxes, found.labels, found.scores)
