@@ -315,9 +315,8 @@ _IMAGES = {  # name: content, credit, file in an installed package or in this re
     "street": ("a man leaning on a pole", _COCO + "5056705611", _OWN + "coco_234748.jpg"),
     "tuebingen": ("Tübingen, the Neckar front", "Andreas Praefcke", _GATYS + "Tuebingen_Neckarfront.jpg"),
 }
-_SHA256 = {  # of those that are downloaded
-    "tuebingen": "e67d1869f01fd805385c681a80d9ebcf0f70ea4a5fe6127f0606bb1c7f4bf506",
-}
+# Of those that are downloaded.
+_SHA256 = {"tuebingen": "e67d1869f01fd805385c681a80d9ebcf0f70ea4a5fe6127f0606bb1c7f4bf506"}
 
 
 def image_names() -> list[str]:
@@ -327,8 +326,7 @@ def image_names() -> list[str]:
 
 def describe_images() -> str:
     """A table to print: each image's name, kind, content and credit."""
-    kinds = {name: "download" if name in _SHA256 else "built-in" for name in image_names()}
-    rows = [(name, kind, *_IMAGES[name]) for name, kind in kinds.items()]
+    rows = [(name, "download" if name in _SHA256 else "built-in", *_IMAGES[name]) for name in image_names()]
     return "\n".join(f"{name:21}{kind:10}{content:34}{credit}" for name, kind, content, credit, _ in rows)
 
 
