@@ -3,7 +3,7 @@
     python benchmarks/segmentation.py                 # about 5 minutes on 2 cores
     python benchmarks/segmentation.py --only speed    # or live, or shipped
 
-*live*: the lesson's network and settings, 45 s of training for each of three seeds, on top of chapter 7's detector as
+*live*: the lesson's network and settings, 45 s of training for each of three seeds, on top of lesson 10's detector as
 in the lesson, and once from random weights; drawing the scenes is not counted. *shipped*: the checkpoint. Both are
 judged on scenes that neither has learnt from. *speed*: encoding and decoding of masks, and the IoU of all pairs,
 against pycocotools' C; masks are discs with wavy rims.

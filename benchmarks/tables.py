@@ -42,13 +42,14 @@ WHAT = {
     "detector_scenes": "detector of scenes, 64 px",
     "detector_pedestrians": "detector of people on foot",
     "panoptic_scenes": "segmentation of scenes, 64 px",
+    "panoptic_people": "masks of people in photographs",
     "keypoints_figures": "joints of figures, 64 px",
     "keypoints_faces": "68 points of faces, 96 px",
     "splats_turntable": "a toy as 800 Gaussian splats",
 }
 SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "test accuracy", "ELBO, nats", "AP", "AP50",
          "mIoU", "mask AP", "PQ", "PSNR, dB", "PSNR of one kernel, dB", "PSNR of bicubic, dB", "PCK@0.1",
-         "NME")  # fmt: skip
+         "NME", "Penn-Fudan: IoU", "Penn-Fudan: mask AP50", "COCO: IoU", "COCO: mask AP50")  # fmt: skip
 PERCENT = {"copied", "agreement", "test accuracy", "NME"}
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from skimage import segmentation as skimage_segmentation
 from skimage.filters import threshold_otsu
 
 from course_lib.base import datasets
@@ -15,6 +16,7 @@ from course_lib.segmentation.classical import (
     distance_transform,
     otsu_threshold,
     subtract_background,
+    watershed,
 )
 from course_lib.segmentation.semantic import rim
 
@@ -118,3 +120,42 @@ def test_masks_without_pixels_have_no_islands_and_no_rim():
     for size in ((0, 4), (4, 0)):
         mask = torch.zeros(size, dtype=torch.bool)
         assert connected_components(mask).shape == rim(mask).shape == size
+
+
+@drawn
+@given(size=sizes, share=st.floats(0.3, 1), lakes=st.integers(0, 5), seed=st.integers(0, 999))
+def test_watershed_equals_skimage(size, share, lakes, seed):
+    """On a relief without equal heights, where there is one answer."""
+    g = torch.Generator().manual_seed(seed)
+    H, W = size
+    relief = torch.randperm(H * W, generator=g).view(H, W).float() - 7
+    mask, markers = noise(size, seed) < share, torch.zeros(H, W, dtype=torch.int64)
+    places = torch.randperm(H * W, generator=g)[:lakes]
+    markers.view(-1)[places] = torch.arange(1, len(places) + 1)
+    given = relief.clone(), markers.clone(), mask.clone()
+    mine = watershed(relief, markers, mask)
+    arrays = relief.numpy(), markers.numpy()
+    theirs = skimage_segmentation.watershed(*arrays, connectivity=2, mask=mask.numpy()) if lakes else markers.numpy()
+    assert mine.dtype == torch.int64 and mine.tolist() == theirs.tolist()
+    assert all(torch.equal(a, b) for a, b in zip(given, (relief, markers, mask), strict=True)), "inputs stay"
+
+
+def test_watershed_parts_two_discs_that_touch():
+    rows, columns = torch.meshgrid(torch.arange(30), torch.arange(50), indexing="ij")
+    left, right = ((rows - 15) ** 2 + (columns - c) ** 2 <= 121 for c in (15, 34))
+    both = left | right
+    markers = torch.zeros(30, 50, dtype=torch.int64)
+    markers[15, 15], markers[15, 34] = 1, 2
+    lakes = watershed(-distance_transform(both), markers, both)
+    assert torch.equal(lakes > 0, both)
+    assert (lakes[left & ~right] == 1).float().mean() > 0.98 and (lakes[right & ~left] == 2).float().mean() > 0.98
+
+
+def test_watershed_refuses_what_it_cannot_flood():
+    relief, markers, mask = torch.zeros(3, 4), torch.zeros(3, 4, dtype=torch.int64), torch.ones(3, 4).bool()
+    assert not watershed(relief, markers, mask).any(), "no markers, no water"
+    for wrong in ((relief[:2], markers, mask), (relief / 0, markers, mask), (relief, markers - 1, mask)):
+        with pytest.raises(ValueError, match="finite relief, markers from 0"):
+            watershed(*wrong)
+    with pytest.raises(TypeError, match="markers of int64"):
+        watershed(relief, markers.float(), mask)

@@ -33,7 +33,7 @@ def data(rendered) -> segmentation.SegmentationDataset:
 
 def tiny() -> segmentation.SegmentationNet:
     torch.manual_seed(0)
-    return segmentation.SegmentationNet(widths=(16, 32, 32), width=16)
+    return segmentation.SegmentationNet(backbone=SmallBackbone((16, 32, 32)), width=16)
 
 
 def perfect(images: list[scenes.Rendering]) -> segmentation.Maps:
@@ -111,6 +111,29 @@ def test_all_losses_fall(data):
         assert sum(values[-5:]) < 0.97 * sum(values[:5]), name
 
 
+def test_the_losses_are_the_stated_ones(rendered):
+    """The framework's own, in float64; a pixel of 255 counts nowhere."""
+    _, semantic, heatmap, offsets = segmentation.SegmentationDataset.of(rendered)[:]
+    g = torch.Generator().manual_seed(1)
+    maps = segmentation.Maps(*(torch.randn(6, *size, 64, 64, generator=g, dtype=torch.float64)
+                               for size in ((14,), (), (2,))))  # fmt: skip
+    for unknown in (False, True):
+        if unknown:
+            semantic[:, 20:40] = 255
+        named = segmentation.segmentation_losses(maps, semantic, heatmap, offsets)
+        weight = torch.tensor([4.0] * 8 + [1.0] * 6, dtype=torch.float64)
+        own = torch.nn.functional.cross_entropy(maps.logits, semantic, weight, ignore_index=255)
+        things, known = semantic < 8, semantic != 255
+        mine = 20 * ((maps.heatmap - heatmap).square() * known).mean()
+        far = (maps.offsets - offsets).abs().sum(1)[things].mean() / 8 / 2
+        for name, expected in (("cross-entropy", own), ("centres", mine), ("offsets", far)):
+            torch.testing.assert_close(named[name].double(), expected, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(named["Dice"], segmentation.dice_loss(maps.logits, semantic))
+    other = segmentation.segmentation_losses(maps, semantic, heatmap, offsets, centre_weight=40.0, offset_weight=1.0)
+    for name in ("centres", "offsets"):
+        torch.testing.assert_close(other[name], 2 * named[name])
+
+
 def test_offsets_count_on_things_alone(data):
     """An image without things teaches no offsets."""
     empty = segmentation.SegmentationDataset.of(scenes.Scenes(2, 64, seed=1, objects=(0, 0)).render_all())
@@ -166,7 +189,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def test_recipe_runs_saves_and_draws(recipe, tmp_path):
-    scores = recipe.main(["--quick", "--json", "scores.json"])
+    scores = recipe.main(["--quick", "--json", "scores.json"])["scenes"]
     assert {"mIoU", "PQ", "mask AP"} <= set(scores)
     assert json.loads(Path("scores.json").read_text())["name"] == "panoptic_scenes"
     checkpoints.restore(zoo.build("panoptic_scenes"), tmp_path / "build" / "panoptic_scenes_quick.safetensors")

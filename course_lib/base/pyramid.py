@@ -52,19 +52,19 @@ class SmallBackbone(nn.Module):
 
     def __init__(self, widths: Sequence[int] = (32, 64, 64, 96)) -> None:
         super().__init__()
-        self.widths = tuple(widths[1:])
+        self.fine_width, self.widths = widths[0], tuple(widths[1:])
         self.stem = nn.Sequential(*conv3x3(3, widths[0], 2), nn.ReLU(inplace=True))
         self.levels = nn.ModuleList(nn.Sequential(Residual(a, b, 2), Residual(b, b)) for a, b in pairwise(widths))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features (B, C, H/stride, W/stride) at every level, of images (B, 3, H, W) in [0, 1]."""
-        return self.down(self.stem(2 * images - 1))
+        return self.fine(images)[1:]
 
-    def down(self, x: Tensor) -> list[Tensor]:
-        """The same of what the stem gives, for those who need that too."""
-        found = []
+    def fine(self, images: Tensor) -> list[Tensor]:
+        """The same, from the stem's features at stride 2 on."""
+        found = [self.stem(2 * images - 1)]
         for level in self.levels:
-            found.append(x := level(x))
+            found.append(level(found[-1]))
         return found
 
 

@@ -1,15 +1,17 @@
-"""Segmentation without learning, for images as simple as coins on a table: threshold, islands, distance.
+"""Segmentation without learning, for images as simple as coins on a table: threshold, islands, distance, watershed.
 
 Otsu (1979) finds the threshold; islands of pixels that touch are the first guess at objects; how deep a pixel lies in
-its island shows the centres of objects that touch.
+its island shows the centres of objects that touch, and water that rises from there finds the borders between them.
 """
+
+import heapq
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.base.runtime import wide
-from course_lib.segmentation.semantic import as_mask, max_around
+from course_lib.segmentation.semantic import as_map, as_mask, max_around
 
 
 def otsu_threshold(values: Tensor, bins: int = 256) -> float:
@@ -122,3 +124,44 @@ def distance_transform(mask: Tensor) -> Tensor:
         found += left
         left = 1 - max_around(1 - left)
     return found
+
+
+def watershed(relief: Tensor, markers: Tensor, mask: Tensor) -> Tensor:
+    """The watershed by flooding (Meyer 1994): water rises from the markers, and where two lakes meet is the border.
+
+    Pixels are flooded from the lowest up, among equal ones those first that were reached first. Neighbours touch by a
+    side or a corner.
+
+    Args:
+        relief: (H, W), finite; of a distance transform, the negative.
+        markers: int64 (H, W), the number of the lake that begins at a pixel, from 1; elsewhere 0.
+        mask: bool (H, W), the pixels that may be flooded.
+
+    Returns:
+        int64 (H, W): the number of each pixel's lake; 0 outside the mask and where no water comes.
+
+    Raises:
+        ValueError: shapes that do not fit, a relief that is not finite, or negative markers.
+        TypeError: markers that are not whole numbers, a mask that is no booleans.
+    """
+    mask, markers, relief = as_mask(mask), as_map(markers, "markers"), torch.as_tensor(relief)
+    if not relief.shape == markers.shape == mask.shape or not relief.isfinite().all() or (markers < 0).any():
+        raise ValueError(
+            "expected a finite relief, markers from 0 and a mask of one shape (H, W); got "
+            + ", ".join(str(tuple(x.shape)) for x in (relief, markers, mask))
+        )
+    H, W = mask.shape
+    # Lists, not tensors: every pixel is touched by itself. A border of pixels that never flood spares all other checks.
+    heights, lakes, dry = (F.pad(x, (1, 1, 1, 1)).flatten().tolist() for x in (relief, markers * mask, mask.long()))
+    steps = [row * (W + 2) + column for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column]
+    queue = [(heights[p], p, p) for p, lake in enumerate(lakes) if lake]
+    heapq.heapify(queue)
+    reached = len(lakes)
+    while queue:
+        _, _, p = heapq.heappop(queue)
+        for q in (p + step for step in steps):
+            if dry[q] and not lakes[q]:
+                lakes[q], reached = lakes[p], reached + 1
+                heapq.heappush(queue, (heights[q], reached, q))
+    flooded = torch.tensor(lakes, dtype=torch.int64, device=mask.device)
+    return flooded.view(H + 2, W + 2)[1:-1, 1:-1].contiguous()

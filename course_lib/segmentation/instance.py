@@ -80,12 +80,13 @@ def mask_iou(found: Tensor, truth: Tensor, crowd: Tensor | None = None) -> Tenso
     return shared / union.clamp(min=1)
 
 
-def centre_targets(masks: Tensor, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
+def centre_targets(masks: Tensor, sigma: float | Tensor = 2.0) -> tuple[Tensor, Tensor]:
     """What the network has to say of an image: the heatmap and the offsets of its objects.
 
     Args:
         masks: bool (N, H, W), disjoint and not empty.
-        sigma: width of the Gaussian around each centre of mass, in pixels; the paper's 8 are for images of 1,025.
+        sigma: width of the Gaussian around each centre of mass, in pixels, for all or (N,) for each; the paper's 8 are
+            for images of 1,025.
 
     Returns:
         heatmap (H, W) in [0, 1], the highest of the Gaussians, and offsets (2, H, W) in pixels, (down, right) from a
@@ -98,7 +99,8 @@ def centre_targets(masks: Tensor, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
     masks = as_masks(masks)
     if masks.ndim != 3 or not masks.flatten(1).any(1).all():
         raise ValueError(f"expected masks (N, H, W), none of them empty; got {tuple(masks.shape)}")
-    if not sigma > 0 or (masks.sum(0) > 1).any():
+    sigma = torch.as_tensor(sigma, dtype=torch.float32, device=masks.device)
+    if not (sigma > 0).all() or (masks.sum(0) > 1).any():
         raise ValueError(f"expected masks that do not overlap, and sigma > 0; got sigma = {sigma}")
     N, H, W = masks.shape
     grid = _positions(H, W, masks.device)
@@ -106,7 +108,7 @@ def centre_targets(masks: Tensor, sigma: float = 2.0) -> tuple[Tensor, Tensor]:
     centres = (weights[:, None] * grid.flatten(1)).sum(2) / weights.sum(1, keepdim=True)  # (N, 2)
     to_centre = centres[:, :, None, None] - grid  # (N, 2, H, W)
     offsets = (to_centre * masks[:, None]).sum(0)
-    heatmap = torch.exp(-to_centre.square().sum(1) / (2 * sigma**2))
+    heatmap = torch.exp(-to_centre.square().sum(1) / (2 * sigma**2).view(-1, 1, 1))
     return (heatmap.amax(0) if N else grid.new_zeros(H, W)), offsets
 
 

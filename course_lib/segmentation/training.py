@@ -4,11 +4,10 @@ Cross-entropy asks each pixel, Dice each class as a whole. Logits are (B, C, H, 
 or `ignore` where nobody knows. The data are scenes with what the network has to say of them, mirrored at random.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib import scenes
@@ -16,7 +15,7 @@ from course_lib.base.images import check_range, once
 from course_lib.base.loop import Step, descend
 from course_lib.base.runtime import wide
 from course_lib.segmentation.instance import centre_targets
-from course_lib.segmentation.model import OFFSET_UNIT, SegmentationNet
+from course_lib.segmentation.model import OFFSET_UNIT, Maps, SegmentationNet
 
 
 def _check(logits: Tensor, labels: Tensor, ignore: int) -> None:
@@ -117,6 +116,7 @@ def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255, epsilon: flo
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+Vary = Callable[[tuple[Tensor, ...], torch.Generator], Batch]
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,11 @@ def mirror(batch: Batch, chosen: Tensor) -> Batch:
     )
 
 
+def mirrored(batch: Batch, rng: torch.Generator) -> Batch:
+    """Half of the batch, chosen at random, through `mirror`."""
+    return mirror(batch, torch.rand(len(batch[0]), generator=rng, device=rng.device).to(batch[0].device) < 0.5)
+
+
 def optimiser_and_schedule(
     network: SegmentationNet, steps: int, lr: float = 3e-3
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -198,12 +203,49 @@ def optimiser_and_schedule(
 
     β₂ is 0.95, not 0.999: a training of a few hundred steps has no time to remember a thousand.
     """
-    optimiser = torch.optim.AdamW(network.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.01)
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr, betas=(0.9, 0.95), weight_decay=0.01)
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps + 1, pct_start=0.15)
 
 
 THING_WEIGHT = 4.0  # of things' pixels in the cross-entropy, against 1 for stuff, which is easy and covers most
-CENTRE_WEIGHT, OFFSET_WEIGHT = 20.0, 0.5  # of the errors of heatmap and offsets
+
+
+def segmentation_losses(
+    maps: Maps,
+    semantic: Tensor,
+    heatmap: Tensor,
+    offsets: Tensor,
+    *,
+    things: int = len(scenes.THINGS),
+    centre_weight: float = 20.0,
+    offset_weight: float = 0.5,
+) -> dict[str, Tensor]:
+    """Cross-entropy + Dice + 20 · squared error of the heatmap + ½ · absolute error of the offsets, each by name.
+
+    In the cross-entropy a pixel of a thing counts four times. Offsets count at pixels of things only, in units of 8
+    pixels. The weights put all terms at about the same size; the paper's are for other units, and it has no Dice.
+    Pixels whose class is 255 count nowhere.
+
+    Args:
+        maps: of B images.
+        semantic: int64 (B, H, W), classes.
+        heatmap: (B, H, W), of `centre_targets`.
+        offsets: (B, 2, H, W), of `centre_targets`.
+        things: the first so many classes can be counted.
+        centre_weight: of the heatmap's error.
+        offset_weight: of the offsets' error.
+    """
+    weight = torch.ones(maps.logits.shape[1], device=maps.logits.device)
+    weight[:things] = THING_WEIGHT
+    foreground, known = (semantic < things).to(offsets), (semantic != 255).to(offsets)
+    error = (maps.offsets - offsets).abs().sum(1) * foreground / OFFSET_UNIT
+    return {
+        "cross-entropy": cross_entropy(maps.logits, semantic, weight=weight),
+        "Dice": dice_loss(maps.logits, semantic),
+        "centres": centre_weight * ((maps.heatmap - heatmap).square() * known).mean(),
+        "offsets": offset_weight * error.sum() / foreground.sum().clamp(min=1),
+    }
 
 
 def segmentation_step(
@@ -211,41 +253,31 @@ def segmentation_step(
     optimiser: torch.optim.Optimizer,
     rng: torch.Generator,
     *,
+    losses: Callable[..., dict[str, Tensor]] = segmentation_losses,
+    vary: Vary = mirrored,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> Step:
-    """A step that lowers cross-entropy + Dice + squared error of the heatmap + absolute error of the offsets.
-
-    Offsets count at pixels of things only. The weights put all terms at about the same size; the paper's are for other
-    units, and it has no Dice.
+    """A step that lowers the sum of the losses of a varied batch.
 
     Args:
         network: to train, on its device.
         optimiser: of its weights.
-        rng: decides which images are mirrored; the loop keeps its state.
+        rng: for `vary`; the loop keeps its state.
+        losses: (maps, classes, heatmaps, offsets) → the losses by name; by default those for scenes.
+        vary: (a batch of the data, rng) → images, classes, heatmaps and offsets, changed by chance.
         schedule: of the learning rate, advanced by each step.
 
     Returns:
-        batch of `SegmentationDataset` → the losses by name. Of the first batch the step looks at the values of the
-        images, of later ones it does not. It raises ValueError or TypeError for images that are not floats
-        (B, 3, H, W) in [0, 1].
+        batch, images first, as of `SegmentationDataset` → the losses by name. Of the first batch the step looks at the
+        values of the images, of later ones it does not. It raises ValueError or TypeError for images that are not
+        floats (B, 3, H, W) in [0, 1].
     """
     check_images = once(check_range)
-    weight = torch.ones(network.classes, device=next(network.parameters()).device)
-    weight[: len(scenes.THINGS)] = THING_WEIGHT
 
     def step(batch: Batch) -> dict[str, Tensor]:
         check_images(batch[0])
-        chosen = torch.rand(len(batch[0]), generator=rng, device=rng.device).to(batch[0].device) < 0.5
-        images, semantic, heatmap, offsets = mirror(batch, chosen)
-        maps = network(images)
-        foreground = (semantic < len(scenes.THINGS)).to(offsets)
-        error = (maps.offsets - offsets).abs().sum(1) * foreground / OFFSET_UNIT
-        named = {
-            "cross-entropy": cross_entropy(maps.logits, semantic, weight=weight),
-            "Dice": dice_loss(maps.logits, semantic),
-            "centres": CENTRE_WEIGHT * F.mse_loss(maps.heatmap, heatmap),
-            "offsets": OFFSET_WEIGHT * error.sum() / foreground.sum().clamp(min=1),
-        }
+        images, *truth = vary(batch, rng)
+        named = losses(network(images), *truth)
         descend(sum(named.values()), optimiser, clip=1.0)
         if schedule is not None:
             schedule.step()
