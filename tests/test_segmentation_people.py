@@ -60,7 +60,8 @@ def test_squares_show_what_their_targets_say():
     for seed in range(6):
         images, classes, heatmap, offsets = plain(data[torch.tensor([0])], rng(seed))
         assert images.shape == (1, 3, 32, 32) and classes.shape == heatmap.shape == (1, 32, 32)
-        sure = (images.amax(1) - images.amin(1)) > 0.55  # away from rims, where colours mix
+        apart = images.amax(1) - images.amin(1)
+        sure = apart > 0.9 * apart.max()  # away from rims, where colours mix
         person = images[:, :2].amax(1) > images[:, 2]
         expected = torch.where(person, 0, IGNORED)
         assert (classes == expected)[sure].float().mean() > 0.97 and (sure & person).any()
@@ -87,11 +88,11 @@ def coco_folder(folder: Path) -> Path:
     """A folder in COCO's layout: two images, one of them with an Attribution licence."""
     (folder / "annotations").mkdir(parents=True)
     (folder / "val2017").mkdir()
-    mask = torch.zeros(12, 16, dtype=torch.bool)
+    mask = torch.zeros(36, 48, dtype=torch.bool)
     mask[2:9, 3:11] = True
-    entries = [{"id": n, "file_name": f"{n}.png", "height": 12, "width": 16, "license": n} for n in (4, 5)]
+    entries = [{"id": n, "file_name": f"{n}.png", "height": 36, "width": 48, "license": n} for n in (4, 5)]
     for entry in entries:
-        Image.fromarray(np.full((12, 16, 3), 90, np.uint8)).save(folder / "val2017" / entry["file_name"])
+        Image.fromarray(np.full((36, 48, 3), 90, np.uint8)).save(folder / "val2017" / entry["file_name"])
     runs, box = rle.to_coco(rle.encode(mask)), [[12.0, 1.0, 15.0, 1.0, 15.0, 6.0, 12.0, 6.0]]
     annotations = [
         {"image_id": 4, "category_id": 1, "iscrowd": 0, "segmentation": runs},
@@ -106,8 +107,8 @@ def coco_folder(folder: Path) -> Path:
 def test_coco_is_read_as_it_comes(tmp_path):
     found = segmentation.load_coco_people(coco_folder(tmp_path))
     (shown,), (other,) = found["attribution"], found["others"]
-    assert shown.masks.shape == (1, 12, 16) and int(shown.masks.sum()) == 56 and int(shown.ignored.sum()) == 15
-    assert other.masks.shape == (0, 12, 16) and not other.ignored.any()
+    assert shown.masks.shape == (1, 36, 48) and int(shown.masks.sum()) == 56 and int(shown.ignored.sum()) == 15
+    assert other.masks.shape == (0, 36, 48) and not other.ignored.any()
     with pytest.raises(FileNotFoundError, match="instances_"):
         segmentation.load_coco_people(tmp_path / "elsewhere")
 
@@ -117,6 +118,7 @@ def test_panoptic_annotations_are_read_as_they_come(tmp_path):
     (tmp_path / "images" / "val2017").mkdir(parents=True)
     coded = np.zeros((6, 8), np.int64)
     coded[:3, :4], coded[3:, :4], coded[:, 6:] = 70_001, 5, 300
+    coded = coded.repeat(6, 0).repeat(6, 1)
     colours = np.stack([coded % 256, coded // 256 % 256, coded // 65536], -1).astype(np.uint8)
     Image.fromarray(colours).save(tmp_path / "panoptic" / "val2017" / "1.png")
     Image.fromarray(colours).save(tmp_path / "images" / "val2017" / "1.png")
@@ -176,7 +178,7 @@ def test_perfect_maps_give_perfect_scores(monkeypatch):
 
 @pytest.mark.parametrize("photograph", [torch.zeros(3, 20, 20), torch.zeros(1, 3, 20, 20, dtype=torch.uint8)])
 def test_photographs_of_another_kind_are_refused(photograph):
-    with pytest.raises((ValueError, TypeError), match="image"):
+    with pytest.raises((ValueError, TypeError), match=r"\(B, C, H, W\)"):
         segmentation.find_people(segmentation.SegmentationNet(2), photograph)
 
 
