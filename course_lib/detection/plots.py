@@ -113,7 +113,8 @@ def _draw(
             label = int(objects.labels[n])
             colour = colours.get(names[label], plots.COLOURS[label % len(plots.COLOURS)])
             frame = {"fill": False, "linewidth": 2, "linestyle": style, "edgecolor": colour, "clip_on": False}
-            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **frame))
+            on_top = 1 + 1 / (n + 1)  # the first, which is the best, so that boxes in one place have its colour
+            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, zorder=on_top, **frame))
             score = "" if objects.scores is None else f"{float(objects.scores[n]):.2f}"
             if written := score if len(names) == 1 else f"{names[label]} {score}".strip():
                 labels.append(written)
