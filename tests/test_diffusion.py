@@ -24,6 +24,7 @@ drawn = settings(max_examples=60, deadline=None, derandomize=True, database=None
 SCHEDULES = {
     "linear": diffusion.linear(100),
     "cosine": diffusion.cosine(100),
+    "straight": diffusion.straight(100),
     "from_betas": diffusion.from_betas(torch.tensor([0.3, 0.001, 0.9, 0.02])),
     "from_function": diffusion.from_function(lambda u: math.exp(-6 * u**2), 50),
 }
@@ -398,12 +399,32 @@ def test_v_is_the_velocity_along_the_circle():
     torch.testing.assert_close((x[1] - x[0]) / (phi[1] - phi[0]), v, rtol=1e-6, atol=1e-6)
 
 
+def test_velocity_is_that_of_the_straight_path():
+    """dz/ds of z_s = (1 − s) X_0 + s ε (Lipman et al. 2023), by a difference quotient over neighbouring times.
+
+    On `straight` t is Ts; on any schedule X_t is z_s at unit variance, with s/(1 − s) = √(1 − ᾱ_t)/√ᾱ_t.
+    """
+    x0, noise = normal(5), normal(5, seed=1)
+    for schedule in (diffusion.straight(100_000), diffusion.cosine(100_000)):
+        z, s = [], []
+        for t in (29_999, 30_001):
+            a, b = schedule.at(t, x0)
+            s.append(float(b / (a + b)))
+            z.append(diffusion.q_sample(x0, t, noise, schedule) / (a + b))
+            torch.testing.assert_close(z[-1], (1 - s[-1]) * x0 + s[-1] * noise)
+        velocity = diffusion.target("velocity", x0, noise, 30_000, schedule)
+        torch.testing.assert_close((z[1] - z[0]) / (s[1] - s[0]), velocity, rtol=1e-6, atol=1e-6)
+    straight = diffusion.straight(1000)
+    for t in (1, 250, 500, 999):
+        assert float(straight.snr[t].sqrt()) == pytest.approx((1000 - t) / t, rel=1e-9)
+
+
 def test_other_prediction_types_are_refused():
     x, schedule = normal(2), SCHEDULES["cosine"]
     for refuse in (diffusion.target, diffusion.to_x0, diffusion.to_epsilon):
-        with pytest.raises(ValueError, match="expected a prediction_type of epsilon, x0, v, mu; got 'score'"):
+        with pytest.raises(ValueError, match="expected a prediction_type of epsilon, x0, v, velocity, mu; got 'score'"):
             refuse("score", x, x, 3, schedule)
-    with pytest.raises(ValueError, match="expected a prediction_type of epsilon, x0, v, mu; got 'score'"):
+    with pytest.raises(ValueError, match="expected a prediction_type of epsilon, x0, v, velocity, mu; got 'score'"):
         diffusion.Denoiser(nn.Identity(), schedule, "score")
 
 

@@ -68,7 +68,8 @@ def test_simple_loss_by_hand(prediction_type):
         a = math.sqrt(schedule.alpha_bar[t[k]])
         s = math.sqrt(1 - schedule.alpha_bar[t[k]])
         x = a * x0[k] + s * noise[k]
-        wanted = {"epsilon": noise[k], "x0": x0[k], "v": a * noise[k] - s * x0[k]}.get(prediction_type)
+        wanted = {"epsilon": noise[k], "x0": x0[k], "v": a * noise[k] - s * x0[k], "velocity": noise[k] - x0[k]}
+        wanted = wanted.get(prediction_type)
         if prediction_type == "mu":
             beta, before = float(schedule.beta[t[k]]), float(schedule.alpha_bar[t[k] - 1])
             wanted = (math.sqrt(before) * beta * x0[k] + math.sqrt(1 - beta) * (1 - before) * x) / s**2
@@ -113,11 +114,12 @@ def test_the_exact_denoiser_has_the_least_loss():
 
 @pytest.mark.parametrize("gamma", [0.5, 5.0, 1e9])
 def test_weights_are_their_definition(gamma):
-    """Hang et al. 2023, section 3.4: min(SNR, γ) over SNR, 1 and SNR + 1."""
+    """Hang et al. 2023, section 3.4: min(SNR, γ) over SNR, 1 and SNR + 1; over (1 + √SNR)² for the velocity."""
     schedule = diffusion.cosine(100)
     t, like = torch.tensor([1, 30, 50, 70, 100]), torch.zeros(5, 1, 2, 2, dtype=torch.float64)
     snr = [float(schedule.alpha_bar[k] / (1 - schedule.alpha_bar[k])) for k in t]
-    for prediction_type, per in {"epsilon": lambda s: s, "x0": lambda s: 1.0, "v": lambda s: s + 1}.items():
+    worth = {"epsilon": lambda s: s, "x0": lambda s: 1.0, "v": lambda s: s + 1, "velocity": lambda s: (1 + s**0.5) ** 2}
+    for prediction_type, per in worth.items():
         found = diffusion.weight(prediction_type, t, schedule, gamma, like)
         assert found.shape == (5, 1, 1, 1)
         assert found.flatten().tolist() == pytest.approx([min(s, gamma) / per(s) for s in snr])
@@ -126,13 +128,14 @@ def test_weights_are_their_definition(gamma):
 @drawn
 @given(t=st.integers(1, 100), gamma=st.floats(0.1, 100), seed=st.integers(0, 99))
 def test_weighted_losses_of_all_prediction_types_are_the_same_error_of_x0(t, gamma, seed):
-    """The same X̂_0, expressed as ε, as X_0 or as v, costs min(SNR, γ) |X̂_0 − X_0|²."""
+    """The same X̂_0, expressed as ε, as X_0, as v or as a velocity, costs min(SNR, γ) |X̂_0 − X_0|²."""
     schedule = diffusion.cosine(100)
     x0, noise, estimate = (normal(2, 3, seed=3 * seed + k) for k in range(3))
     a, s = schedule.alpha_bar[t].sqrt(), (1 - schedule.alpha_bar[t]).sqrt()
     x = a * x0 + s * noise
     implied = (x - a * estimate) / s
     predictions = {"epsilon": implied, "x0": estimate, "v": a * implied - s * estimate}
+    predictions["velocity"] = implied - estimate
     expected = min(float(a**2 / s**2), gamma) * float((estimate - x0).square().mean())
     for prediction_type, prediction in predictions.items():
         denoiser = diffusion.Denoiser(nn.Identity(), schedule, prediction_type)
@@ -144,7 +147,9 @@ def test_weighted_losses_of_all_prediction_types_are_the_same_error_of_x0(t, gam
 def test_weights_refuse():
     schedule, t = diffusion.cosine(10), torch.tensor([3])
     for prediction_type, gamma in (("mu", 5.0), ("e", 5.0), ("v", 0.0), ("v", -1.0), ("v", math.nan)):
-        with pytest.raises(ValueError, match="expected gamma > 0 and a prediction_type of epsilon, x0, v; got"):
+        with pytest.raises(
+            ValueError, match="expected gamma > 0 and a prediction_type of epsilon, x0, v, velocity; got"
+        ):
             diffusion.weight(prediction_type, t, schedule, gamma, torch.zeros(1))
 
 

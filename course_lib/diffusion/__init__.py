@@ -17,6 +17,7 @@ from course_lib.diffusion.process import (
     posterior,
     q_sample,
     q_step,
+    straight,
     target,
     to_epsilon,
     to_x0,

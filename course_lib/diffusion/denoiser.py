@@ -23,7 +23,7 @@ class Denoiser(nn.Module):
     Args:
         network: (x, t[, condition, condition_mask]) → a prediction of x's shape, such as `unet.UNet`.
         schedule: of the forward process.
-        prediction_type: what the network predicts: `epsilon`, `x0`, `v` or `mu`, see `process.target`.
+        prediction_type: what the network predicts: `epsilon`, `x0`, `v`, `velocity` or `mu`, see `process.target`.
         shape: (C, H, W) of the images, for whoever draws the noise; None: unknown.
 
     Raises:

@@ -75,6 +75,9 @@ def simple_loss(
 ) -> Tensor:
     """E |target − prediction(X_t, t)|², a mean over pixels and images (Ho et al. 2020, equation 14, for ε).
 
+    For the velocity on the `straight` schedule it is flow matching's loss (Lipman et al. 2023, equation 23; there the
+    network gets z_s, here X_t, which is z_s at unit variance).
+
     Args:
         denoiser: whose network predicts.
         x0: floats (B, …), around [-1, 1].
@@ -106,7 +109,7 @@ def weight(prediction_type: PredictionType, t: Tensor, schedule: Schedule, gamma
     ε loss counts it SNR times: late times hardly matter.
 
     Args:
-        prediction_type: `epsilon`, `x0` or `v`.
+        prediction_type: `epsilon`, `x0`, `v` or `velocity`.
         t: int64 (B,), 1 … T.
         schedule: of the process.
         gamma: γ > 0; the paper advises 5.
@@ -116,13 +119,14 @@ def weight(prediction_type: PredictionType, t: Tensor, schedule: Schedule, gamma
         ValueError: γ ≤ 0, the prediction_type `mu`, for which no such weight is in use, or times out of range.
     """
     gamma = float(gamma)
-    if not gamma > 0 or prediction_type not in ("epsilon", "x0", "v"):
+    if not gamma > 0 or prediction_type not in ("epsilon", "x0", "v", "velocity"):
         raise ValueError(
-            f"expected gamma > 0 and a prediction_type of epsilon, x0, v; got {gamma} and {prediction_type!r}"
+            f"expected gamma > 0 and a prediction_type of epsilon, x0, v, velocity; got {gamma} and {prediction_type!r}"
         )
     a, b = schedule.at(t, like, low=1)
     snr = (a / b).square()
-    of_x0 = {"epsilon": snr, "x0": 1.0, "v": snr + 1}[prediction_type]  # the squared error that 1 of X̂_0's amounts to
+    # The squared error that an error of 1 of X̂_0 amounts to.
+    of_x0 = {"epsilon": snr, "x0": 1.0, "v": snr + 1, "velocity": (1 + a / b).square()}[prediction_type]
     return snr.clamp_max(gamma) / of_x0
 
 

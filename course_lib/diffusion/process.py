@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-PredictionType = Literal["epsilon", "x0", "v", "mu"]
+PredictionType = Literal["epsilon", "x0", "v", "velocity", "mu"]
 PREDICTION_TYPES = get_args(PredictionType)
 
 
@@ -153,6 +153,19 @@ def cosine(T: int = 1000, s: float = 0.008) -> Schedule:
         ValueError: T below 1.
     """
     return from_function(lambda u: math.cos(math.pi / 2 * (u + s) / (1 + s)) ** 2, T)
+
+
+def straight(T: int = 1000) -> Schedule:
+    """The straight path of flow matching, z_s = (1 − s) X_0 + s ε with s = t/T, as a schedule (Lipman et al. 2023).
+
+    z_s is not of unit variance, X_t is: X_t = z_s/√((1 − s)² + s²), so √ᾱ_t and √(1 − ᾱ_t) are in the ratio 1 − s to s.
+    All samplers apply, and `ddim` is Euler's method along z: z_r = z_s + (r − s)(ε − X̂_0). At s = 1 nothing of X_0 is
+    left; as each β is at most 0.999, the last time stands for an s a little below 1.
+
+    Raises:
+        ValueError: T below 1.
+    """
+    return from_function(lambda s: (1 - s) ** 2 / ((1 - s) ** 2 + s**2), T)
 
 
 def from_function(alpha_bar: Callable[[float], float], T: int) -> Schedule:
@@ -291,6 +304,7 @@ def target(prediction_type: PredictionType, x0: Tensor, noise: Tensor, t: Tensor
     | `epsilon` | ε | the lecture's; Ho et al. 2020 |
     | `x0` | X_0 | the clean image |
     | `v` | √ᾱ_t ε − √(1 − ᾱ_t) X_0 | Salimans & Ho 2022, appendix D; means something at both ends |
+    | `velocity` | ε − X_0 | of the straight path, see `straight`; Lipman et al. 2023, Liu et al. 2023 |
     | `mu` | the mean of q(X_{t−1} given X_t, X_0) | what the reverse process needs |
 
     Raises:
@@ -305,6 +319,8 @@ def target(prediction_type: PredictionType, x0: Tensor, noise: Tensor, t: Tensor
         return x0
     if prediction_type == "v":
         return (a * noise - b * x0).to(x0.dtype)
+    if prediction_type == "velocity":
+        return noise - x0
     return posterior(x0, a * x0 + b * noise, t, schedule)[0].to(x0.dtype)
 
 
@@ -325,6 +341,8 @@ def to_x0(
         return ((x - b * prediction) / a).to(x.dtype)
     if prediction_type == "v":
         return (a * x - b * prediction).to(x.dtype)
+    if prediction_type == "velocity":  # x = a X_0 + b ε = (a + b) X_0 + b (ε − X_0)
+        return ((x - b * prediction) / (a + b)).to(x.dtype)
     c_0, c_t, _, _ = posterior_coefficients(t, t - 1, schedule, x)
     return ((prediction - c_t * x) / c_0).to(x.dtype)
 
@@ -343,10 +361,12 @@ def to_epsilon(
         return prediction
     if prediction_type == "v":
         return (b * x + a * prediction).to(x.dtype)
+    if prediction_type == "velocity":
+        return ((x + a * prediction) / (a + b)).to(x.dtype)
     return ((x - a * to_x0(prediction_type, prediction, x.to(a.dtype), t, schedule)) / b).to(x.dtype)
 
 
 def check_prediction_type(prediction_type: str) -> None:
-    """Raises ValueError for what is not one of the four."""
+    """Raises ValueError for what is not one of the five."""
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"expected a prediction_type of {', '.join(PREDICTION_TYPES)}; got {prediction_type!r}")
