@@ -65,7 +65,7 @@ def response(sampler, schedule, times, **options) -> tuple[torch.Tensor, torch.T
     d, steps = len(MEAN), len(times) - 1
     impulses = torch.eye(d * steps, dtype=torch.float64).reshape(steps, d, d * steps).mT
     batches = [torch.cat([torch.zeros(1, d), part]) for part in impulses]
-    if sampler in (ddpm, ddim):
+    if sampler is not heun:
         options["noise"] = batches[1:]
     out = diffusion.last(sampler(blob(schedule), batches[0], schedule, times, **options))
     gains = out[1:] - out[0]
@@ -82,6 +82,8 @@ def response(sampler, schedule, times, **options) -> tuple[torch.Tensor, torch.T
         (ddim, {"eta": 0.5}, {50: 0.12, 200: 0.032}),
         (ddim, {"eta": 1.0}, {50: 0.18, 200: 0.055}),
         (dpm_solver, {}, {50: 0.005, 200: 0.0006}),
+        (dpm_solver, {"eta": 0.5}, {50: 0.005, 200: 0.0006}),
+        (dpm_solver, {"eta": 1.0}, {50: 0.036, 200: 0.005}),
         (heun, {}, {50: 0.012, 200: 0.0018}),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -116,6 +118,7 @@ def test_all_steps_of_ddpm(variance):
         (ddim, 300, {}),
         (ddim, 500, {"eta": 1.0}),
         (dpm_solver, 50, {}),
+        (dpm_solver, 50, {"eta": 1.0}),
         (heun, 50, {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -123,7 +126,7 @@ def test_all_steps_of_ddpm(variance):
 def test_mean_and_covariance_of_samples(sampler, steps, options):
     """Within 4.5 standard errors of n draws, and the 2 % that the steps may cost."""
     schedule, n = diffusion.cosine(1000), 4000
-    if sampler in (ddpm, ddim):
+    if sampler is not heun:
         options = {"noise": rng(1)} | options
     x = diffusion.last(sampler(blob(schedule), normal(n, 3), schedule, schedule.times(steps), **options))
     assert ((x.mean(0) - MEAN).abs() < 4.5 * (COVARIANCE.diag() / n).sqrt()).all()
@@ -139,13 +142,14 @@ def test_mean_and_covariance_of_samples(sampler, steps, options):
         (ddim, 60, {}),
         (ddim, 250, {"eta": 1.0}),
         (dpm_solver, 20, {}),
+        (dpm_solver, 40, {"eta": 1.0}),
         (heun, 20, {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
 def test_modes_of_a_mixture_keep_their_weights(sampler, steps, options):
     schedule, n = diffusion.cosine(1000), 5000
-    if sampler in (ddpm, ddim):
+    if sampler is not heun:
         options = {"noise": rng(2)} | options
     x = diffusion.last(sampler(pair(schedule), normal(n, 2, seed=1), schedule, schedule.times(steps), **options))
     left = x @ float64(2.0, 1.0) < 0  # the modes are 10 standard deviations apart
@@ -298,6 +302,134 @@ def test_dpm_solver_is_algorithm_2():
     torch.testing.assert_close(found, x)
 
 
+def test_dpm_solver_with_noise_is_sde_dpm_solver():
+    """Lu et al. 2022, appendix A: x_s = σ_s/σ_t e^(−h) x_t + α_s (1 − e^(−2h)) D + σ_s √(1 − e^(−2h)) z."""
+    schedule, times = diffusion.cosine(100), [90, 70, 45, 30, 10]
+    noise = [normal(4, 2, seed=k) for k in range(4)]
+    found = diffusion.last(dpm_solver(wave, normal(4, 2), schedule, times, eta=1.0, noise=noise))
+    alpha, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    lam = (alpha / sigma).log()
+    x, before, h_before = normal(4, 2), None, None
+    for z, (t, s) in zip(noise, itertools.pairwise(times), strict=True):
+        estimate = (x - sigma[t] * wave(x, torch.full((4,), t))) / alpha[t]
+        h, D = lam[s] - lam[t], estimate
+        if before is not None:
+            D = estimate + h / h_before * (estimate - before) / 2
+        lost = 1 - (-2 * h).exp()
+        x = sigma[s] / sigma[t] * (-h).exp() * x + alpha[s] * lost * D + sigma[s] * lost.sqrt() * z
+        before, h_before = estimate, h
+    torch.testing.assert_close(found, x)
+
+
+@drawn
+@given(times=st.sets(st.integers(0, 50), min_size=2, max_size=3), eta=st.sampled_from([0.0, 0.3, 1.0]))
+def test_without_memory_dpm_solver_is_ddim(times, eta):
+    """In its first step, and in a last one to 0: whatever the noise."""
+    schedule, times = diffusion.cosine(50), [*sorted(times, reverse=True)[:2]]
+    one, other = (
+        diffusion.last(sampler(wave, normal(3, 2), schedule, times, eta=eta, noise=[normal(3, 2, seed=9)]))
+        for sampler in (ddim, dpm_solver)
+    )
+    torch.testing.assert_close(one, other)
+
+
+# Flow matching
+
+
+def best_velocity(x: torch.Tensor, t: int, schedule: diffusion.Schedule) -> torch.Tensor:
+    """E[ε − X_0 | X_t = x] of the Gaussian data, by the regression of one Gaussian on another (3,3 matrices)."""
+    a, b, one = schedule.alpha_bar[t].sqrt(), (1 - schedule.alpha_bar[t]).sqrt(), torch.eye(3, dtype=torch.float64)
+    gain = (b * one - a * COVARIANCE) @ torch.linalg.inv(a**2 * COVARIANCE + b**2 * one)
+    return -MEAN + (x - a * MEAN) @ gain.T
+
+
+class BestVelocity(torch.nn.Module):
+    """It, as a network."""
+
+    def __init__(self, schedule: diffusion.Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return best_velocity(x, int(t[0]), self.schedule)
+
+
+def flow(schedule: diffusion.Schedule) -> diffusion.Denoiser:
+    return diffusion.Denoiser(BestVelocity(schedule), schedule, "velocity")
+
+
+@pytest.mark.parametrize("t", [1, 20, 50, 99])
+def test_flow_matching_finds_the_best_velocity_of_gaussian_data(t):
+    """Its loss has no slope there: Gauss and Hermite's rule gives the expectation over X_0 and ε exactly."""
+    schedule = diffusion.straight(100)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    points = torch.tensor(list(itertools.product(nodes, repeat=6)), dtype=torch.float64)
+    proportions = torch.tensor(list(itertools.product(weights / weights.sum(), repeat=6)), dtype=torch.float64).prod(1)
+    x0, noise = MEAN + points[:, :3] @ ROOT.T, points[:, 3:]
+
+    gain, shift = torch.zeros(2, 3, 3, dtype=torch.float64).requires_grad_()  # of an affine map beside the best one
+
+    class Affine(torch.nn.Module):
+        def forward(self, x, t):
+            # The loss is a plain mean: the points' proportions go into the errors.
+            error = best_velocity(x, int(t[0]), schedule) + x @ gain + shift[0] - (noise - x0)
+            return noise - x0 + error * (len(x) * proportions).sqrt()[:, None]
+
+    denoiser = diffusion.Denoiser(Affine(), schedule, "velocity")
+    loss = diffusion.simple_loss(denoiser, x0, torch.full((len(x0),), t), noise)
+    for slope in torch.autograd.grad(loss, (gain, shift)):
+        assert slope.abs().max() < 1e-12 < loss.item()
+
+
+def test_the_velocity_of_gaussian_data_names_the_best_noise():
+    for schedule in (diffusion.straight(50), diffusion.cosine(50)):
+        x = normal(7, 3)
+        for t in (1, 25, 50):
+            times = torch.full((7,), t)
+            torch.testing.assert_close(flow(schedule)(x, times), blob(schedule)(x, times))
+
+
+@drawn
+@given(times=st.sets(st.integers(0, 40), min_size=2, max_size=9))
+def test_ddim_is_eulers_method_on_the_straight_path(times):
+    """z_r = z_s + (r − s) u(z_s, s), of any network at any times; X_t = z_s/√((1 − s)² + s²)."""
+    schedule, times = diffusion.straight(40), sorted(times, reverse=True)
+
+    class Network(torch.nn.Module):
+        def forward(self, x, t):
+            return wave(x, t)
+
+    x = normal(4, 2)
+    found = diffusion.last(ddim(diffusion.Denoiser(Network(), schedule, "velocity"), x, schedule, times))
+    s = [float((1 - a).sqrt() / (a.sqrt() + (1 - a).sqrt())) for a in schedule.alpha_bar]
+    z = x * math.hypot(1 - s[times[0]], s[times[0]])
+    for t, r in itertools.pairwise(times):
+        z = z + (s[r] - s[t]) * wave(z / math.hypot(1 - s[t], s[t]), torch.full((4,), t))
+    torch.testing.assert_close(found, z / math.hypot(1 - s[times[-1]], s[times[-1]]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "bounds"),
+    [(ddim, {50: 0.09, 200: 0.023}), (dpm_solver, {50: 0.009, 200: 0.001}), (heun, {50: 0.002, 200: 0.00012})],
+)
+def test_the_flow_carries_noise_to_gaussian_data(sampler, bounds):
+    """Mean and covariance of what comes out, without sampling error, of Euler's method and the others."""
+    schedule = diffusion.straight(1000)
+    for steps, bound in bounds.items():
+        mean, covariance = response(sampler, schedule, schedule.times(steps))
+        assert (mean - MEAN).abs().max() < 2e-4
+        assert ((covariance - COVARIANCE) / SCALE).abs().max() < bound
+
+
+def test_a_single_point_is_reached_in_one_step_of_euler():
+    """Paths to one point are straight lines, which no method can leave; a bend needs more than one point of data."""
+    schedule, point = diffusion.straight(64), float64(0.7, -0.2)
+    x = normal(5, 2)
+    start = diffusion.GaussianMixture(float64(1.0)[0:1], point[None], torch.zeros(1, 2, 2).double(), schedule)
+    for times in ([63, 0], [63, 40, 11, 0]):
+        torch.testing.assert_close(diffusion.last(ddim(start, x, schedule, times)), point.expand(5, 2))
+
+
 def test_one_step_to_the_end_is_the_estimate():
     schedule, x = diffusion.cosine(10), normal(3, 2)
     for sampler in SAMPLERS:
@@ -353,7 +485,9 @@ def test_callers_gradients_stay_on_between_states():
             assert torch.is_grad_enabled() and not state.x.requires_grad
 
 
-@pytest.mark.parametrize("sampler", [ddpm, lambda *args, **options: ddim(*args, eta=0.7, **options)])
+@pytest.mark.parametrize(
+    "sampler", [ddpm, functools.partial(ddim, eta=0.7), functools.partial(dpm_solver, eta=0.7)], ids=lambda f: None
+)
 def test_noise_given_or_drawn(sampler):
     schedule, x = diffusion.cosine(12), normal(3, 2)
     source = rng(7)
@@ -484,7 +618,7 @@ def test_refuses(sampler):
 
 def test_refuses_bad_noise():
     schedule, x = diffusion.cosine(10), normal(2, 3)
-    for sampler, options in ((ddpm, {}), (ddim, {"eta": 0.5})):
+    for sampler, options in ((ddpm, {}), (ddim, {"eta": 0.5}), (dpm_solver, {"eta": 0.5})):
         with pytest.raises(ValueError, match=r"expected noise \(2, 3\), got \(3,\)"):
             next(sampler(wave, x, schedule, noise=x, **options))
         with pytest.raises(ValueError, match="expected noise of finite numbers"):
@@ -500,3 +634,5 @@ def test_refuses_bad_options():
     for eta in (-0.1, 1.1, math.nan, np.float32(2)):
         with pytest.raises(ValueError, match=r"expected eta in \[0, 1\], got"):
             next(ddim(wave, x, schedule, eta=eta))
+        with pytest.raises(ValueError, match=r"expected eta in \[0, 1\], got"):
+            next(dpm_solver(wave, x, schedule, eta=eta))

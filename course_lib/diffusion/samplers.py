@@ -1,4 +1,4 @@
-"""From noise to data: DDPM's ancestral sampler, DDIM, DPM-Solver++(2M), and Heun's method.
+"""From noise to data: DDPM's ancestral sampler, DDIM, DPM-Solver++(2M) with or without dice, and Heun's method.
 
 `sample` gives finished images, from any of them. Each sampler is an iterator over falling times t_1 > t_2 > … that
 yields a `State` a step, so that a lesson can draw what happens, and memory does not grow with the number of steps;
@@ -119,18 +119,11 @@ def ddim(
             NaN, or that ends too early, x that holds NaN or infinity, or a model that changes x's shape.
         TypeError: times that are not whole, or x that is no float.
     """
-    eta = float(eta)
-    if not 0 <= eta <= 1:
-        raise ValueError(f"expected eta in [0, 1], got {eta}")
     x, steps = _start(x, schedule, times)
     stream = noise_stream(noise, x)
     for t, s in steps:
-        x0, epsilon = _estimate(model, x, t, condition, schedule, clip)
-        a_s, b_s = schedule.at(s, x)
-        variance = eta**2 * posterior_coefficients(t, s, schedule, x)[2]
-        x = a_s * x0 + (b_s**2 - variance).clamp_min(0).sqrt() * epsilon
-        if eta > 0 and s > 0:
-            x = x + variance.sqrt() * next(stream)
+        x0, _ = _estimate(model, x, t, condition, schedule, clip)
+        x = _towards(x0, x, t, s, schedule, eta, stream)
         yield State(s, x, x0)
 
 
@@ -142,12 +135,15 @@ def dpm_solver(
     times: Sequence[int] | None = None,
     condition: Tensor | None = None,
     *,
+    eta: float = 0.0,
+    noise: Noise = None,
     clip: float | None = None,
 ) -> Iterator[State]:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): second order at one call a step.
 
-    What it adds to DDIM is memory: the last two X̂_0 tell how X̂_0 is changing, and the step follows that line. The
-    first step, and one that ends at t = 0, where λ = log √ᾱ/√(1 − ᾱ) is infinite, are DDIM's.
+    It is DDIM with memory: the last two X̂_0 tell how X̂_0 is changing over λ = log √ᾱ/√(1 − ᾱ), and the step goes
+    towards where it will be in the middle of the step. The first step, and one that ends at t = 0, where λ is infinite,
+    are DDIM's. With η = 1 it is their SDE-DPM-Solver++(2M) (appendix A), to `ddpm` what the plain one is to `ddim`.
 
     Args:
         model: ε_θ(x, t, condition).
@@ -155,23 +151,25 @@ def dpm_solver(
         schedule: of the forward process.
         times: falling whole numbers, T … 0; None: all of them.
         condition: handed to the model.
+        eta: η of `ddim`, from 0 to 1: how much of each step's noise is new.
+        noise: where the ε of each step comes from, see `noise_stream`; with η = 0 none is needed.
         clip: clamps each X̂_0 to [-clip, clip]; None does not.
 
     Raises:
-        ValueError: times that do not fall from T or less to 0 or more, x that holds NaN or infinity, or a model that
-            changes x's shape.
+        ValueError: eta outside [0, 1], times that do not fall from T or less to 0 or more, noise of another shape, with
+            NaN, or that ends too early, x that holds NaN or infinity, or a model that changes x's shape.
         TypeError: times that are not whole, or x that is no float.
     """
     lam = (schedule.snr.log() / 2).tolist()  # λ of all times in float64: h is the difference of two that are near
     x, steps = _start(x, schedule, times)
+    stream = noise_stream(noise, x)
     before: tuple[Tensor, float] | None = None  # X̂_0 and h of the step before
     for t, s in steps:
         x0, _ = _estimate(model, x, t, condition, schedule, clip)
-        (_, b), (a_s, b_s) = schedule.at(t, x), schedule.at(s, x)
         h, ahead = lam[s] - lam[t], x0
         if before is not None and s > 0:
             ahead = x0 + h / (2 * before[1]) * (x0 - before[0])
-        x = b_s / b * x - a_s * math.expm1(-h) * ahead
+        x = _towards(ahead, x, t, s, schedule, eta, stream)
         before = x0, h
         yield State(s, x, x0)
 
@@ -273,6 +271,17 @@ def _estimate(
         return x0, epsilon
     x0 = x0.clamp(-clip, clip)
     return x0, (x - a * x0) / b
+
+
+def _towards(x0: Tensor, x: Tensor, t: int, s: int, schedule: Schedule, eta: float, stream: Iterator[Tensor]) -> Tensor:
+    """X_s from X_t = x if X_0 is x0: √ᾱ_s x0 + √(1 − ᾱ_s − σ²) ε + σ · fresh noise, with x's own ε and σ² = η² β̃."""
+    eta = float(eta)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"expected eta in [0, 1], got {eta}")
+    (a, b), (a_s, b_s) = schedule.at(t, x), schedule.at(s, x)
+    variance = eta**2 * posterior_coefficients(t, s, schedule, x)[2]
+    x = a_s * x0 + (b_s**2 - variance).clamp_min(0).sqrt() / b * (x - a * x0)
+    return x + variance.sqrt() * next(stream) if eta > 0 and s > 0 else x
 
 
 BATCH = 250
