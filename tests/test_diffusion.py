@@ -661,6 +661,22 @@ def test_noise_of_the_spiral():
         diffusion.spiral(0)
 
 
+def test_the_cat_is_symmetric_even_and_has_two_eyes():
+    n = 400
+    points = diffusion.cat_outline(n)
+    assert points.shape == (n, 2) and points.dtype == torch.float64 and points.abs().max() <= 1.5
+    mirrored = torch.cdist(points * torch.tensor([-1.0, 1.0]).double(), points).min(1).values
+    assert mirrored.max() < 0.03, "left and right alike"
+    nearest = torch.cdist(points, points).fill_diagonal_(9).min(1).values
+    assert nearest.max() < 1.05 * nearest.median(), "nowhere a gap"
+    inside = points[points.norm(dim=1) < 0.75]
+    eyes = [int((side * inside[:, 0] > 0.25).sum()) for side in (-1, 1)]
+    assert min(eyes) > 30 and abs(eyes[0] - eyes[1]) <= 2
+    assert diffusion.cat_outline(1).shape == (1, 2)
+    with pytest.raises(ValueError, match="expected n ≥ 1, got 0"):
+        diffusion.cat_outline(0)
+
+
 def test_the_point_network():
     torch.manual_seed(0)
     network, x = diffusion.PointNetwork(16).double(), normal(5, 2)

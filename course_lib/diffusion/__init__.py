@@ -23,4 +23,4 @@ from course_lib.diffusion.process import (
     to_x0,
 )
 from course_lib.diffusion.samplers import State, ddim, ddpm, dpm_solver, heun, last, noise_stream, sample
-from course_lib.diffusion.toy2d import GaussianMixture, PointNetwork, gaussian, spiral
+from course_lib.diffusion.toy2d import GaussianMixture, PointNetwork, cat_outline, gaussian, spiral

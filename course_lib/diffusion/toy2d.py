@@ -104,6 +104,33 @@ def spiral(n: int, rng: torch.Generator | None = None, noise: float = 0.04) -> T
     return line + noise * torch.randn(n, 2, generator=rng)
 
 
+def cat_outline(n: int) -> Tensor:
+    """n points (n, 2) float64, evenly spaced along a cat's head within [-1.5, 1.5]: contour, ears, eyes and nose.
+
+    Means for a `GaussianMixture`: then the best denoiser of a cat is known.
+
+    Raises:
+        ValueError: n below 1.
+    """
+    if n < 1:
+        raise ValueError(f"expected n ≥ 1, got {n}")
+
+    def arc(x: float, y: float, width: float, height: float, begin: float, end: float) -> Tensor:
+        angle = math.pi / 180 * torch.linspace(begin, end, 100, dtype=torch.float64)
+        return torch.stack([x + width * angle.cos(), y + height * angle.sin()], 1)
+
+    head, ears = arc(0, -0.2, 1.3, 1.1, 130, 410), [[0.84, 0.64], [1.15, 1.5], [0.4, 0.85], [-0.4, 0.85], [-1.15, 1.5]]
+    contour = torch.cat([head, torch.tensor([*ears, [-0.84, 0.64]], dtype=torch.float64)])
+    eyes = [arc(side, 0.0, 0.2, 0.27, 0, 360) for side in (-0.5, 0.5)]
+    nose = torch.tensor([[-0.16, -0.4], [0.16, -0.4], [0.0, -0.58], [-0.16, -0.4]], dtype=torch.float64)
+    ends = torch.cat([torch.stack([line[:-1], line[1:]], 1) for line in (contour, *eyes, nose)])
+    begin, way = ends[:, 0], ends[:, 1] - ends[:, 0]
+    lengths = way.norm(dim=1).cumsum(0)  # from the first point to the end of each piece
+    where = (torch.arange(n, dtype=torch.float64) + 0.5) / n * lengths[-1]
+    piece = torch.searchsorted(lengths, where)
+    return begin[piece] + (1 - (lengths[piece] - where) / way[piece].norm(dim=1))[:, None] * way[piece]
+
+
 class PointNetwork(nn.Module):
     """(x, t) → a prediction for each point: three residual layers, whose inputs the embedding of t scales and shifts.
 
