@@ -38,7 +38,7 @@ WHAT = {
     "dcgan_cats": "DCGAN, 64×64",
     "diffusion_mnist": "diffusion with classes",
     "diffusion_fashion_mnist": "diffusion with classes",
-    "diffusion_cats": "diffusion, 32×32",
+    "diffusion_cats": "diffusion, 64×64",
     "detector_scenes": "detector of scenes, 64 px",
     "detector_pedestrians": "detector of people on foot",
     "panoptic_scenes": "segmentation of scenes, 64 px",

@@ -7,11 +7,9 @@ import http.server
 import io
 import json
 import os
-import pickle
 import re
 import socket
 import struct
-import tarfile
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -86,35 +84,6 @@ def small_mnist(site, monkeypatch):
     return arrays
 
 
-@pytest.fixture
-def small_cifar(site, monkeypatch):
-    """The server offers CIFAR-10 with two batches of training images; returns the batches."""
-    folder, address = site
-    rng = np.random.default_rng(1)
-
-    def batch(labels):
-        return {"data": rng.integers(0, 256, (len(labels), 3 * 32 * 32), np.uint8), "labels": labels}
-
-    files = {"data_batch_1": batch([3, 0, 3]), "data_batch_2": batch([9, 3]), "test_batch": batch([1, 3])}
-    files["batches.meta"] = {"label_names": [*"abcdefghij"]}
-    sums, stream = {}, io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for name, content in files.items():
-            data = pickle.dumps(content)
-            sums[name] = md5(data)
-            about = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            about.size = len(data)
-            archive.addfile(about, io.BytesIO(data))
-    (folder / "cifar.tar.gz").write_bytes(stream.getvalue())
-    cifar = torchvision.datasets.CIFAR10
-    monkeypatch.setattr(cifar, "url", address + "cifar.tar.gz")
-    monkeypatch.setattr(cifar, "tgz_md5", md5(stream.getvalue()))
-    monkeypatch.setattr(cifar, "train_list", [[name, sums[name]] for name in ("data_batch_1", "data_batch_2")])
-    monkeypatch.setattr(cifar, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(cifar, "meta", cifar.meta | {"md5": sums["batches.meta"]})
-    return files
-
-
 def test_digits_are_scikit_learns():
     train, test = datasets.load("digits"), datasets.load("digits", "test")
     assert (len(train), len(test)) == (1500, 297)
@@ -162,24 +131,6 @@ def test_mnist_is_downloaded_once(name, nothing_at_hand, small_mnist, monkeypatc
     assert len(datasets.load(name)) == 7, "from the cache"
 
 
-def test_cats_are_cifars_fourth_class(nothing_at_hand, small_cifar):
-    assert not datasets.is_available("cats")
-    train, test = datasets.load("cats"), datasets.load("cats", "test")
-    expected = np.concatenate([small_cifar["data_batch_1"]["data"][[0, 2]], small_cifar["data_batch_2"]["data"][[1]]])
-    assert np.array_equal(train.images.flatten(1).numpy(), expected)
-    assert len(test) == 1 and test.classes == ("cat",) and not test.labels.any()
-    assert datasets.is_available("cats")
-
-
-def test_cats_from_the_packed_file(nothing_at_hand, monkeypatch, tmp_path):
-    images = np.random.default_rng(2).integers(0, 256, (2, 5, 32, 32, 3), np.uint8)
-    np.savez(tmp_path / "cifar10_cats.npz", train=images[0], test=images[1])
-    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
-    assert datasets.is_available("cats")
-    for split, expected in zip(datasets.SPLITS, images, strict=True):
-        assert np.array_equal(datasets.load("cats", split).images.permute(0, 2, 3, 1).numpy(), expected)
-
-
 def test_faces_of_cats_from_archives_and_folders(nothing_at_hand, monkeypatch, tmp_path):
     for load in (lambda: datasets.load("cat_faces"), lambda: datasets.load("cat_faces", "test")):
         with pytest.raises(DownloadError, match=r"archive.org.*recipes/cat_faces.py.*COURSE_DATA"):
@@ -209,18 +160,17 @@ def test_faces_of_cats_from_archives_and_folders(nothing_at_hand, monkeypatch, t
 
 def test_offline_says_what_to_do(nothing_at_hand, monkeypatch):
     monkeypatch.setenv("COURSE_OFFLINE", "1")
-    for name in ("mnist", "fashion_mnist", "cats"):
+    for name in ("mnist", "fashion_mnist"):
         with pytest.raises(OfflineError, match="COURSE_OFFLINE forbids it.*COURSE_DATA"):
             datasets.load(name)
 
 
-def test_a_changed_file_is_refused(nothing_at_hand, small_mnist, small_cifar, site):
+def test_a_changed_file_is_refused(nothing_at_hand, small_mnist, site):
     for file in site[0].iterdir():
         file.write_bytes(file.read_bytes()[:-1] + b"x")
-    for name in ("mnist", "cats"):
-        with pytest.raises(DownloadError, match="expected md5:.* but got .*COURSE_DATA"):
-            datasets.load(name)
-        assert not datasets.is_available(name)
+    with pytest.raises(DownloadError, match="expected md5:.* but got .*COURSE_DATA"):
+        datasets.load("mnist")
+    assert not datasets.is_available("mnist")
 
 
 def test_an_unreachable_server_is_a_download_error(nothing_at_hand, small_mnist, monkeypatch):
@@ -266,22 +216,6 @@ def test_a_damaged_file_of_the_user_is_left_alone(nothing_at_hand, small_mnist, 
     assert path.read_bytes() == b"half"
 
 
-@pytest.mark.parametrize("place", ["cifar10_cats.npz", "torchvision/cifar-10-batches-py/test_batch"])
-def test_damaged_cats_are_named_and_fetched_again(place, nothing_at_hand, small_cifar, monkeypatch):
-    path = nothing_at_hand / place
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"PK half of it")
-    assert not datasets.is_available("cats")
-    with pytest.warns(UserWarning, match="cifar.* is damaged"):
-        assert len(datasets.load("cats")) == 3
-    assert datasets.is_available("cats")
-    assert files(nothing_at_hand) == sorted({"cifar10_cats.npz", path.name}), "neither the archive nor half of it"
-    (nothing_at_hand / "cifar10_cats.npz").write_bytes(b"")
-    monkeypatch.setenv("COURSE_OFFLINE", "1")
-    with pytest.raises(OfflineError, match="cifar10_cats.npz is damaged.*COURSE_OFFLINE"):
-        datasets.load("cats")
-
-
 def test_course_data_may_begin_with_the_home_folder(nothing_at_hand, small_mnist, site, monkeypatch, tmp_path):
     raw = tmp_path / "x" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -296,7 +230,7 @@ def test_course_data_may_begin_with_the_home_folder(nothing_at_hand, small_mnist
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="cat_faces, cats, digits, fashion_mnist, mnist; got 'dogs'"):
+    with pytest.raises(ValueError, match="cat_faces, digits, fashion_mnist, mnist; got 'dogs'"):
         datasets.load("dogs")
     with pytest.raises(ValueError, match="train, test; got 'val'"):
         datasets.load("digits", "val")
@@ -313,11 +247,10 @@ def test_bad_arguments():
 
 @with_data
 def test_the_larger_sets_are_whole():
-    counts = {"mnist": (60000, 10000), "fashion_mnist": (60000, 10000), "cats": (5000, 103), "cat_faces": (7999, 838)}
+    counts = {"mnist": (60000, 10000), "fashion_mnist": (60000, 10000), "cat_faces": (7999, 838)}
     for name, expected in counts.items():
         parts = [datasets.load(name, split) for split in datasets.SPLITS]
-        if name != "cats" or (len(parts[1]) == 103):  # CIFAR-10 itself has 1,000
-            assert tuple(map(len, parts)) == expected
+        assert tuple(map(len, parts)) == expected
         assert all(part.labels.max() < len(part.classes) for part in parts)
 
 

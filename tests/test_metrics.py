@@ -399,7 +399,7 @@ def test_extractor_gives_the_classifiers_features(device):
     assert found.shape == (20, 64) and found.device == images.device and not found.requires_grad
     torch.testing.assert_close(found, zoo.load("classifier_digits", device).features(images))
     noise = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
-    found = metrics.extractor("cats")(noise)
+    found = metrics.extractor("cat_faces")(noise)
     assert found.shape == (5, 320) and found.isfinite().all() and found.std() > 0
 
 
@@ -439,7 +439,7 @@ def test_real_mnist_meets_its_floor():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["digits", "cats"])
+@pytest.mark.parametrize("name", ["digits", "cat_faces"])
 def test_images_of_every_floating_dtype_are_looked_at(name, dtype):
     images = uniform(12, *((1, 8, 8) if name == "digits" else (3, 32, 32))).to(dtype)
     extract = metrics.extractor(name)
@@ -525,7 +525,7 @@ def test_other_bad_input_is_refused():
 
 def test_bad_images_are_refused():
     images = torch.rand(8, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"cats, cat_faces, digits.*got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"cat_faces, digits.*got 'imagenet'"):
         metrics.extractor("imagenet")
     with pytest.raises(ValueError, match=r"got 'dogs'"):
         metrics.evaluate(images, "dogs")
@@ -540,7 +540,7 @@ def test_bad_images_are_refused():
     with pytest.raises(ValueError, match=r"images \(B, 1, 8, 8\); got \(8, 3, 8, 8\)"):
         extract(images.expand(-1, 3, -1, -1))
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
-        metrics.extractor("cats")(images)
+        metrics.extractor("cat_faces")(images)
     with pytest.raises(ValueError, match=r"a label for each of 8 digits; got \(7,\)"):
         metrics.evaluate(images, "digits", labels=torch.zeros(7, dtype=torch.int64))
     with pytest.raises(ValueError, match="10 images or more"):

@@ -1,9 +1,9 @@
 """Images and data sets by name: what ships with the course or in the wheels of others, and what can be downloaded.
 
 `load_image` gives a photograph or a painting, `load` a labelled data set, whole in memory: the digits of
-scikit-learn's wheel, MNIST, Fashion-MNIST, CIFAR-10's cats and faces of cats. The larger sets are read from the folder
-`COURSE_DATA` (in torchvision's layout; the cats also as `cifar10_cats.npz`, their faces as `cat_faces/train.zip` and
-`test.zip`), else downloaded once. The faces come in an archive that has to be cropped first; `load` says how.
+scikit-learn's wheel, MNIST, Fashion-MNIST and faces of cats. The larger sets are read from the folder `COURSE_DATA`
+(in torchvision's layout; the faces as `cat_faces/train.zip` and `test.zip`), else downloaded once. The faces come in an
+archive that has to be cropped first; `load` says how.
 
 Downloads are checked against their hashes and kept in the cache: the folder `COURSE_CACHE`, else the operating
 system's cache folder. A file appears there only when it is whole, so several processes may download at once.
@@ -15,7 +15,6 @@ import gzip
 import importlib.util
 import io
 import os
-import shutil
 import struct
 import tempfile
 import warnings
@@ -34,10 +33,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from course_lib.base import checkpoints, images, runtime
-from course_lib.base.checkpoints import write_atomically
 
 SPLITS = ("train", "test")
-CAT = 3  # the cats' label in CIFAR-10
 FACE = 64  # side of a cat's face, px
 TIMEOUT = (10, 30)  # s without a connection, and without a byte
 ADVICE = "set COURSE_DATA to a folder that has the set in torchvision's layout"
@@ -94,7 +91,6 @@ def load(name: str, split: str = "train", may_download: bool = True) -> ImageSet
     | `digits` | handwritten digits, 1×8×8 (Alpaydin & Kaynak 1998; in scikit-learn) | 1,500 / 297, stratified |
     | `mnist` | handwritten digits, 1×28×28 (LeCun et al. 1998) | 60,000 / 10,000 |
     | `fashion_mnist` | clothes, 1×28×28 (Xiao et al. 2017) | 60,000 / 10,000 |
-    | `cats` | CIFAR-10's cats, 3×32×32 (Krizhevsky 2009) | 5,000 / 1,000; 103 in `cifar10_cats.npz` |
     | `cat_faces` | faces of cats, eyes at the same place, 3×64×64 (Zhang, Sun & Tang 2008) | 7,999 / 838 |
 
     Args:
@@ -176,44 +172,6 @@ def _fetch_idx(dataset: type[Dataset], path: Path) -> Path:
     raise failed
 
 
-def _cats(split: str, may_download: bool) -> ImageSet:
-    """CIFAR-10's cats: packed, or out of the whole set."""
-    own, cache = data_folder(), cache_folder()
-    packed = cache / "cifar10_cats.npz"
-    paths = [own / packed.name, packed, own / "cifar-10-batches-py", cache / "torchvision" / "cifar-10-batches-py"]
-    images = _read_or_fetch(paths, partial(_read_cats, split=split), partial(_fetch_cats, packed), may_download)
-    return ImageSet(f"cats {split}", images, torch.zeros(len(images), dtype=torch.int64), ("cat",))
-
-
-def _read_cats(path: Path, split: str) -> Tensor:
-    """(N, 3, 32, 32) uint8, from a packed file or the folder of all of CIFAR-10."""
-    from torchvision.datasets import CIFAR10
-
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            images = arrays[split]
-    else:
-        cifar = CIFAR10(path.parent, train=split == "train")
-        images = cifar.data[np.array(cifar.targets) == CAT]
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
-def _fetch_cats(packed: Path) -> Path:
-    """Download CIFAR-10 and keep its cats."""
-    from torchvision.datasets import CIFAR10
-
-    packed.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=".cifar10.") as folder:
-        archive = fetch(CIFAR10.url, Path(folder, CIFAR10.filename), f"md5:{CIFAR10.tgz_md5}", ADVICE)
-        shutil.unpack_archive(archive, folder)
-        whole = Path(folder, CIFAR10.base_folder)
-        cats = {split: _read_cats(whole, split).permute(0, 2, 3, 1).numpy() for split in SPLITS}
-    stream = io.BytesIO()
-    np.savez(stream, **cats)
-    write_atomically(packed, stream.getvalue())
-    return packed
-
-
 def _cat_faces(split: str, may_download: bool) -> ImageSet:
     """Faces of cats: for each split a zip archive of images, or a folder of them."""
     paths = [root / "cat_faces" / (split + end) for root in (data_folder(), cache_folder()) for end in (".zip", "")]
@@ -245,7 +203,6 @@ _READERS: dict[str, Callable[..., ImageSet]] = {
     "digits": _digits,
     "mnist": partial(_mnist, "mnist", "MNIST"),
     "fashion_mnist": partial(_mnist, "fashion_mnist", "FashionMNIST"),
-    "cats": _cats,
     "cat_faces": _cat_faces,
 }
 

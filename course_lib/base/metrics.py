@@ -25,7 +25,7 @@ from course_lib.base.images import check_range
 RESAMPLED = 10  # images, or more: of 4, one resample in 64 is four times the same image; of 10, one in 10⁹
 CHUNK = 1000  # rows of an N × N matrix at a time: 10,000 × 10,000 of them would be 800 MB
 CATS_LAYERS = ("relu3_1", "relu4_1")
-UNLABELLED = ("cats", "cat_faces")  # sets without classes, whose judge is the embedded VGG
+UNLABELLED = ("cat_faces",)  # sets without classes, whose judge is the embedded VGG
 
 
 @dataclass(frozen=True)
@@ -395,7 +395,7 @@ def _network(name: str, device: torch.device) -> torch.nn.Module:
 def extractor(name: str) -> Callable[[Tensor], Tensor]:
     """The function by which images of a data set are compared: images (B, C, H, W) in [0, 1] → features (B, D).
 
-    For labelled sets what their classifier's hidden layer sees, D = 64. For cats and their faces the means of the
+    For labelled sets what their classifier's hidden layer sees, D = 64. For faces of cats the means of the
     channels of the embedded VGG's relu3_1 and relu4_1, D = 320. It works in batches, on the images' device, without
     gradients.
 
@@ -442,8 +442,8 @@ def evaluate(
     | `agreement` | with labels: the proportion that the classifier puts into the class asked for |
     | `largest class` | where there are classes: the proportion of the commonest, as the classifier sees them |
 
-    Of cats and their faces, whose test split is small (103 images in `cifar10_cats.npz`, fewer than features), the
-    first three rows take the training split, as is usual for CIFAR-10; there a generator that copies wins.
+    Of the faces of cats, whose test split is small (838 images for 320 features), the first three rows take the
+    training split, as is usual for small sets; there a generator that copies wins.
 
     Args:
         images: (N, C, H, W) in [0, 1]; 10 or more, and to be worth a number 1,000 or more.
