@@ -1,0 +1,28 @@
+"""Text to image from its parts, as in DALL-E 2 (unCLIP, Ramesh et al. 2022, arXiv 2204.06125), in the toy world.
+
+In reading order: `data` (scenes and what is said of them), `text` (tokeniser and transformer).
+"""
+
+from course_lib.text_to_image.data import (
+    HELD_OUT,
+    PARTS,
+    SIDE,
+    Captioned,
+    draw_captioned,
+    is_held_out,
+    shorten,
+    swap,
+)
+from course_lib.text_to_image.text import (
+    LONGEST,
+    PADDING,
+    START,
+    VOCABULARY,
+    Block,
+    MultiHeadAttention,
+    Read,
+    TextEncoder,
+    Tokenizer,
+    attention,
+    check_tokens,
+)
