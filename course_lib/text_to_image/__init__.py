@@ -1,8 +1,22 @@
 """Text to image from its parts, as in DALL-E 2 (unCLIP, Ramesh et al. 2022, arXiv 2204.06125), in the toy world.
 
-In reading order: `data` (scenes and what is said of them), `text` (tokeniser and transformer).
+In reading order: `data` (scenes and what is said of them), `text` (tokeniser and
+transformer), `clip` (images and captions in one space), `prior` (from a caption's vector to
+an image's).
 """
 
+from course_lib.text_to_image.clip import (
+    CLIP,
+    EMBEDDING,
+    ImageEncoder,
+    Pairs,
+    classify,
+    clip_step,
+    contrastive_loss,
+    embed,
+    retrieval,
+    tells_apart,
+)
 from course_lib.text_to_image.data import (
     HELD_OUT,
     PARTS,
@@ -13,6 +27,7 @@ from course_lib.text_to_image.data import (
     shorten,
     swap,
 )
+from course_lib.text_to_image.prior import PriorNetwork, draw_embeddings, draw_vectors, scaled
 from course_lib.text_to_image.text import (
     LONGEST,
     PADDING,
