@@ -9,7 +9,7 @@ paints them and puts image and labels together, `captions` speaks and reads, `da
 COCO's format.
 """
 
-from course_lib.scenes.captions import PLACES, Facts, Mention, describe, facts, parse
+from course_lib.scenes.captions import PLACES, Facts, Mention, describe, facts, parse, say
 from course_lib.scenes.dataset import CATEGORY, Scenes, run_lengths, segments, to_coco
 from course_lib.scenes.generation import draw_scene
 from course_lib.scenes.masks import FEWEST_PIXELS

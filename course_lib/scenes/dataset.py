@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from course_lib.scenes.generation import draw_scene
 from course_lib.scenes.rendering import Rendering, render, tight_boxes
-from course_lib.scenes.world import CLASSES, KEYPOINTS, SKELETON, THINGS, Scene
+from course_lib.scenes.world import CLASSES, KEYPOINTS, SKELETON, TEXTURES, THINGS, Scene
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Scenes(Dataset):
         size: of the images, 32 to 256 pixels.
         seed: other seeds give other scenes: take one for training and another for tests.
         objects: the least and the most objects; fewer where there is no room.
-        things: the classes to draw from.
+        things, textures, near: see `draw_scene`.
 
     Raises:
         ValueError: n below 1, or what `draw_scene` refuses.
@@ -46,11 +46,14 @@ class Scenes(Dataset):
         *,
         objects: tuple[int, int] = (1, 5),
         things: Sequence[str] = THINGS,
+        textures: Sequence[str] = TEXTURES,
+        near: bool = False,
     ) -> None:
         n = operator.index(n)
         if n < 1:
             raise ValueError(f"expected at least one scene; got {n}")
-        self.n, self.size, self.seed, self.objects, self.things = n, size, seed, objects, tuple(things)
+        self.n, self.size, self.seed = n, size, seed
+        self._settings = {"objects": objects, "things": tuple(things), "textures": tuple(textures), "near": near}
         self._start = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.scene(0)  # refuses bad settings now
 
@@ -64,7 +67,7 @@ class Scenes(Dataset):
             raise IndexError(f"expected an index below {self.n}; got {i}")
         # torch's generator takes 32 bits. Counting on from a random start, no two scenes of a set share theirs.
         rng = torch.Generator().manual_seed((self._start + i % self.n) % 2**32)
-        return draw_scene(rng, self.size, objects=self.objects, things=self.things)
+        return draw_scene(rng, self.size, **self._settings)
 
     def __getitem__(self, index: int) -> Rendering:
         return render(self.scene(index))

@@ -1,7 +1,7 @@
 """Scenes drawn at random: a camera, objects on the ground before it, ground, backdrop and light."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,8 +13,20 @@ _HEIGHTS = {"small": (0.95, 1.2), "large": (1.65, 2.0)}  # metres
 _FIGURE = 1.35  # times as high, for its limbs to be seen
 _TILT = {"square": 0.25, "triangle": 0.12, "star": 0.3, "heart": 0.3, "tree": 0.06}  # radians at most, either way
 _NEAREST = 0.95  # row of the foot of the nearest objects, as a part of the image's height
-_REACH = 1.9  # the farthest objects are so many times farther than the nearest
-_OVERLAP = 0.55  # of the smaller of two objects' frames, at most, for both to be seen
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where objects stand. `height`: of the camera, in metres. `reach`: the farthest objects are so many times farther
+    than the nearest. `overlap`: of the smaller of two objects' frames, at most, for both to be seen."""
+
+    height: tuple[float, float]
+    reach: float
+    overlap: float
+
+
+_USUAL = _Layout(height=(1.5, 1.9), reach=1.9, overlap=0.55)  # seen from a person's height
+_NEAR = _Layout(height=(1.4, 1.7), reach=1.25, overlap=0.3)
 
 
 class _Dice:
@@ -40,6 +52,8 @@ def draw_scene(
     *,
     objects: tuple[int, int] = (1, 5),
     things: Sequence[str] = THINGS,
+    textures: Sequence[str] = TEXTURES,
+    near: bool = False,
 ) -> Scene:
     """A random scene whose objects are all to be seen: at least a quarter of each is in the image and not hidden.
 
@@ -48,9 +62,11 @@ def draw_scene(
         size: of the image, 32 to 256 pixels; does not change what is drawn, apart from objects on the brink.
         objects: the least and the most objects; fewer where there is no room, as in a quarter of scenes of 5.
         things: the classes to draw from.
+        textures: the textures to draw from.
+        near: brings all objects near the camera, with little overlap, so that shapes can be told at 32×32, too.
 
     Raises:
-        ValueError: another size, number of objects, or class.
+        ValueError: another size, number of objects, class or texture.
         TypeError: rng that is no torch.Generator.
     """
     if not isinstance(rng, torch.Generator):
@@ -58,28 +74,35 @@ def draw_scene(
     least, most = objects
     if not 0 <= least <= most <= MOST_OBJECTS:
         raise ValueError(f"expected 0 ≤ least ≤ most ≤ {MOST_OBJECTS} objects; got {objects}")
-    unknown = [name for name in things if name not in THINGS]
-    if unknown or not things:
-        raise ValueError(f"expected things of {', '.join(THINGS)}; got {', '.join(unknown) or 'none'}")
+    for what, chosen, known in (("things", things, THINGS), ("textures", textures, TEXTURES)):
+        unknown = [name for name in chosen if name not in known]
+        if unknown or not chosen:
+            raise ValueError(f"expected {what} of {', '.join(known)}; got {', '.join(unknown) or 'none'}")
 
-    dice = _Dice(rng)
-    # At a person's height, the horizon in the upper half of the image.
-    camera = Camera(focal=dice.between(1.0, 1.25), horizon=dice.between(0.3, 0.42), height=dice.between(1.5, 1.9))
-    near = camera.focal * camera.height / (_NEAREST - camera.horizon)
+    dice, layout = _Dice(rng), _NEAR if near else _USUAL
+    # The horizon in the upper half of the image.
+    camera = Camera(focal=dice.between(1.0, 1.25), horizon=dice.between(0.3, 0.42), height=dice.between(*layout.height))
     scene = Scene(
-        things=_draw_things(dice, camera, dice.number(least, most), things),
+        things=_draw_things(dice, camera, layout, dice.number(least, most), things, textures),
         ground=dice.one_of(GROUNDS),
         backdrop=dice.one_of(BACKDROPS),
         light=LIGHTS[(0, 0, 1, 2)[dice.number(0, 3)]],  # half of all scenes by day
         camera=camera,
-        shore=near * _REACH * dice.between(1.1, 1.6),
+        shore=_nearest(camera) * _USUAL.reach * dice.between(1.1, 1.6),
         pattern=dice.number(0, 999),
         size=size,
     )
     return replace(scene, things=tuple(t for t, part in zip(scene.things, seen(scene), strict=True) if part >= 0.25))
 
 
-def _draw_things(dice: _Dice, camera: Camera, count: int, things: Sequence[str]) -> tuple[Thing, ...]:
+def _nearest(camera: Camera) -> float:
+    """Depth in metres of the nearest objects."""
+    return camera.focal * camera.height / (_NEAREST - camera.horizon)
+
+
+def _draw_things(
+    dice: _Dice, camera: Camera, layout: _Layout, count: int, things: Sequence[str], textures: Sequence[str]
+) -> tuple[Thing, ...]:
     """`count` objects on the ground before the camera, back to front, none quite behind another.
 
     Where there is no room after many attempts, there are fewer.
@@ -88,21 +111,20 @@ def _draw_things(dice: _Dice, camera: Camera, count: int, things: Sequence[str])
     for _ in range(20 * count):
         if len(placed) == count:
             break
-        candidate = _draw_thing(dice, camera, dice.one_of(things))
-        if all(_overlap(camera, candidate, other) < _OVERLAP for other in placed):
+        candidate = _draw_thing(dice, camera, layout.reach, dice.one_of(things), textures)
+        if all(_overlap(camera, candidate, other) < layout.overlap for other in placed):
             placed.append(candidate)
     return tuple(sorted(placed, key=lambda thing: -thing.z))
 
 
-def _draw_thing(dice: _Dice, camera: Camera, name: str) -> Thing:
+def _draw_thing(dice: _Dice, camera: Camera, reach: float, name: str, textures: Sequence[str]) -> Thing:
     size, is_figure = dice.one_of(SIZES), name == "figure"
     height = dice.between(*_HEIGHTS[size]) * (_FIGURE if is_figure else 1)
-    near = camera.focal * camera.height / (_NEAREST - camera.horizon)
-    z = near / dice.between(1 / _REACH, 1)  # evenly over the rows of the image
+    z = _nearest(camera) / dice.between(1 / reach, 1)  # evenly over the rows of the image
     x = dice.between(-0.4, 0.4) * z / camera.focal  # of the image's width, from its middle
     tilt = _TILT.get(name, 0.0) * dice.between(-1, 1)
     pose = _draw_pose(dice) if is_figure else ()
-    return Thing(name, size, dice.one_of(TEXTURES), dice.one_of(COLOURS), height, x, z, tilt, pose)
+    return Thing(name, size, dice.one_of(textures), dice.one_of(COLOURS), height, x, z, tilt, pose)
 
 
 def _draw_pose(dice: _Dice) -> tuple[float, ...]:
