@@ -1,4 +1,4 @@
-"""Blocks that several topics share: the embedding of time, residual blocks, self-attention, halving and doubling.
+"""Blocks that several topics share: the embedding of time, residual blocks, attention, halving and doubling.
 
 They follow the networks of DDPM (Ho et al. 2020, appendix B, arXiv 2006.11239) with the scale-shift conditioning of
 Nichol & Dhariwal (2021, arXiv 2102.09672, appendix A). Maps are (B, C, H, W) and keep their memory format, of which
@@ -84,6 +84,13 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
 
 
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """torch's; on a CPU in float32 also under autocast, for its kernel for bfloat16 is two to six times slower."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, mask)
+
+
 class SelfAttention(nn.Module):
     """x + attention among all pixels of an image (Vaswani et al. 2017, equation 1, with one head), after GroupNorm.
 
@@ -107,7 +114,52 @@ class SelfAttention(nn.Module):
         H, W = x.shape[2:]
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         q, k, v = self.qkv(pixels).chunk(3, 2)
-        mixed = self.out(F.scaled_dot_product_attention(q, k, v))
+        mixed = self.out(_attention(q, k, v))
+        return x + mixed.transpose(1, 2).unflatten(2, (H, W))
+
+
+class CrossAttention(nn.Module):
+    """x + attention of an image's pixels to rows of context, such as a caption's words (Rombach et al. 2022, section
+    3.3), after GroupNorm. It has several heads, so that a pixel can ask at once what is there, and which colour it has.
+
+    A learned row stands before the context. It is what pixels look at that no word concerns, and all there is for an
+    image without context.
+
+    Args:
+        channels: of the maps, a multiple of `groups`.
+        context: length of a row of the context.
+        heads: of which channels is a multiple.
+        groups: of the normalisation.
+    """
+
+    def __init__(self, channels: int, context: int, heads: int = 4, groups: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = GroupNorm(groups, channels)
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(context, 2 * channels)
+        self.nothing = nn.Parameter(torch.zeros(context))
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, context_mask: Tensor | None = None) -> Tensor:
+        """Maps (B, C, H, W) of maps of the same shape.
+
+        Args:
+            x: (B, C, H, W).
+            context: (B, L, context); None: no image has one.
+            context_mask: bool (B, L), which rows count; None: all. The learned row always does.
+        """
+        (B, _, H, W), mask = x.shape, None
+        rows = self.nothing.expand(B, 1, -1)
+        if context is not None:
+            rows = torch.cat([rows, context.to(rows.dtype)], 1)  # (B, 1 + L, context)
+        if context_mask is not None:
+            mask = F.pad(context_mask, (1, 0), value=True)[:, None, None]  # the same for all heads and pixels
+        asked = self.q(self.norm(x).flatten(2).transpose(1, 2))  # (B, HW, C)
+        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (asked, *self.kv(rows).chunk(2, 2)))
+        mixed = self.out(_attention(q, k, v, mask).transpose(1, 2).flatten(2))
         return x + mixed.transpose(1, 2).unflatten(2, (H, W))
 
 

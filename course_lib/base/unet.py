@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.base.layers import Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample, timestep_embedding
+from course_lib.base.layers import (
+    CrossAttention,
+    Downsample,
+    GroupNorm,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+    timestep_embedding,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Config:
         time: whether the network is told t.
         classes: how many, for a class condition; only with `time`.
         vector: length of a vector condition, such as a caption's embedding; only with `time`, and without `classes`.
+        context: length of each row of a context, such as the features of a caption's words, to which the levels with
+            attention attend; beside a vector or classes, or without.
         groups: of the group normalisation; every width is a multiple.
         dropout: probability, in the residual blocks.
         patch: pixels of patch × patch become channels before the first level, and back after the last. 2 makes a
@@ -44,13 +54,14 @@ class Config:
     time: bool = True
     classes: int | None = None
     vector: int | None = None
+    context: int | None = None
     groups: int = 8
     dropout: float = 0.0
     patch: int = 1
 
     def __post_init__(self) -> None:
         numbers = (self.channels, self.width, *self.multipliers, self.blocks, self.groups, self.patch)
-        optional = [n for n in (self.out_channels, self.classes, self.vector) if n is not None]
+        optional = [n for n in (self.out_channels, self.classes, self.vector, self.context) if n is not None]
         if not self.multipliers or min(*numbers, *optional) < 1 or not 0 <= self.dropout < 1:
             raise ValueError(f"expected numbers from 1, at least one level and dropout in [0, 1); got {self}")
         if any(width % self.groups for width in self.widths) or (self.time and self.width % 2):
@@ -59,6 +70,8 @@ class Config:
             )
         if not set(self.attention) <= set(range(len(self.multipliers))):
             raise ValueError(f"attention names levels 0 … {len(self.multipliers) - 1}; got {self.attention}")
+        if self.context is not None and not self.attention:
+            raise ValueError("a context needs levels with attention")
         if self.conditional and (not self.time or (self.classes is not None and self.vector is not None)):
             raise ValueError("a condition needs time=True, and is either classes or a vector")
 
@@ -122,6 +135,8 @@ class UNet(nn.Module):
             layers = [ResidualBlock(inputs, widths[level], embedding, config.groups, config.dropout)]
             if level in config.attention:
                 layers.append(SelfAttention(widths[level], config.groups))
+                if config.context:
+                    layers.append(CrossAttention(widths[level], config.context, groups=config.groups))
             return nn.ModuleList(layers)
 
         self.embedding = Embedding(config) if config.time else None
@@ -152,7 +167,13 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # in this memory format convolutions run fastest
 
     def forward(
-        self, x: Tensor, t: Tensor | None = None, condition: Tensor | None = None, condition_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor | None = None,
+        condition: Tensor | None = None,
+        condition_mask: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """Maps (B, out_channels, H, W) of images.
 
@@ -162,24 +183,27 @@ class UNet(nn.Module):
             condition: integers (B,) from 0 to classes − 1, or (B, vector); None: no condition, which the network also
                 knows if it was trained with some left out.
             condition_mask: bool (B,), whose conditions count; the other images get "no condition". None: all.
+            context: (B, L, config.context); None: no context, which the network also knows if it was trained so.
+            context_mask: bool (B, L), which rows of the context count, of an image without context none; None: all.
 
         Raises:
-            ValueError: other shapes, sides that `config.divisor` does not divide, t missing, t or a condition given to
-                a network without, classes out of range (on a GPU, torch's own error), condition_mask that is no bool
-                or without condition.
+            ValueError: other shapes, sides that `config.divisor` does not divide, t missing, t, a condition or a
+                context given to a network without, classes out of range (on a GPU, torch's own error), a mask that is
+                no bool or without what it masks.
             TypeError: images that are no floats, or classes that are no integers.
         """
         self._check(x, t, condition, condition_mask)
+        self._check_context(len(x), context, context_mask)
         e = None if self.embedding is None else self.embedding(t, condition, condition_mask)
         x = F.pixel_unshuffle(x, self.config.patch) if self.config.patch > 1 else x
         h = self.first(x.contiguous(memory_format=torch.channels_last))
-        skips = [h]
+        skips, given = [h], (e, context, context_mask)
         for stage in self.down:
-            h = _run(stage, h, e)
+            h = _run(stage, h, *given)
             skips.append(h)
-        h = _run(self.middle, h, e)
+        h = _run(self.middle, h, *given)
         for stage in self.up:
-            h = _run(stage, torch.cat([h, skips.pop()], 1), e)
+            h = _run(stage, torch.cat([h, skips.pop()], 1), *given)
         out = self.last(F.silu(self.norm(h)))
         return F.pixel_shuffle(out, self.config.patch) if self.config.patch > 1 else out
 
@@ -212,8 +236,26 @@ class UNet(nn.Module):
             if low < 0 or high >= config.classes:
                 raise ValueError(f"expected classes 0 … {config.classes - 1}, got {int(low)} … {int(high)}")
 
+    def _check_context(self, B: int, context: Tensor | None, context_mask: Tensor | None) -> None:
+        size = self.config.context
+        if context is None:
+            if context_mask is not None:
+                raise ValueError("context_mask needs a context; without both, no image has one")
+            return
+        if not size or context.ndim != 3 or len(context) != B or context.shape[2] != size:
+            expected = f"a context ({B}, L, {size})" if size else "no context"
+            raise ValueError(f"expected {expected}, got {tuple(context.shape)}")
+        if context_mask is not None and (context_mask.shape != context.shape[:2] or context_mask.dtype != torch.bool):
+            given = f"{tuple(context_mask.shape)} {context_mask.dtype}"
+            raise ValueError(f"expected context_mask {tuple(context.shape[:2])} bool, got {given}")
 
-def _run(stage: nn.ModuleList, h: Tensor, e: Tensor | None) -> Tensor:
+
+def _run(
+    stage: nn.ModuleList, h: Tensor, e: Tensor | None, context: Tensor | None, context_mask: Tensor | None
+) -> Tensor:
     for layer in stage:
-        h = layer(h, e) if isinstance(layer, ResidualBlock) else layer(h)
+        if isinstance(layer, ResidualBlock):
+            h = layer(h, e)
+        else:
+            h = layer(h, context, context_mask) if isinstance(layer, CrossAttention) else layer(h)
     return h
