@@ -76,6 +76,7 @@ def draw_captioned(
     held_out: bool = False,
     objects: tuple[int, int] = (1, 2),
     size: int = SIDE,
+    plain: bool = False,
     folder: Path | str | None = None,
 ) -> Captioned:
     """Scenes drawn at random, none of whose objects is lower than LOWEST; a progress bar beyond 2 s.
@@ -86,6 +87,7 @@ def draw_captioned(
         held_out: True: every scene has an object of the pairs HELD_OUT; False: none has.
         objects: the least and the most objects.
         size: of the images, 32 to 256 pixels.
+        plain: near objects without texture: simpler, for networks that learn to draw on one core.
         folder: where to keep what is drawn, and to look for it first; drawing takes 5 ms an image. None: nowhere.
 
     Raises:
@@ -95,11 +97,13 @@ def draw_captioned(
         raise ValueError(f"expected at least one scene; got {n}")
     kind = "held_out" if held_out else "seen"
     least, most = objects
+    kind += "_plain" if plain else ""
     path = None if folder is None else Path(folder) / f"scenes_{kind}_{size}_{least}-{most}_{n}_{seed}.npz"
     if path is not None and path.exists():
         with np.load(path) as kept:
             return Captioned(torch.from_numpy(kept["images"]), tuple(json.loads(str(kept["captions"]))))
-    endless = scenes.Scenes(2**31, size, seed, objects=objects)
+    simpler = {"textures": TEXTURES[:1], "near": True} if plain else {}
+    endless = scenes.Scenes(2**31, size, seed, objects=objects, **simpler)
     images = torch.empty(n, 3, size, size, dtype=torch.uint8)
     captions: list[str] = []
     candidates = map(endless.scene, itertools.count())

@@ -1,0 +1,212 @@
+"""The decoder: a U-Net that draws what a caption says, told in one of three ways, and the upsampler 32 → 64.
+
+    decoder = zoo.load("decoder_scenes")                                  # a Denoiser
+    images = generate(["A red star on the left, on sand by day."])        # (1, 3, 32, 32)
+
+| way | what the network is given | as in |
+|---|---|---|
+| `text` | CLIP's vector of the caption, beside the time | GLIDE's ablation, and unCLIP without its prior |
+| `image` | CLIP's vector of an image, which a prior draws for the caption | unCLIP (Ramesh et al. 2022, section 2.1) |
+| `tokens` | all words, to which pixels attend | latent diffusion (Rombach et al. 2022, section 3.3) |
+
+One network learns all three: in training each image comes with one of them, or with nothing. So they differ in nothing
+but what is told.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_lib import diffusion, scenes
+from course_lib.base import zoo
+from course_lib.base.loop import Step, descend
+from course_lib.base.runtime import wide
+from course_lib.base.unet import Config, UNet
+from course_lib.text_to_image.clip import EMBEDDING
+from course_lib.text_to_image.data import PARTS, SIDE, Captioned, shorten
+from course_lib.text_to_image.text import TextEncoder, Tokenizer
+
+WAYS = ("text", "image", "tokens")
+EDGES = 4.0  # how much more a pixel counts where its neighbourhood goes from black to white
+
+
+class Decoder(nn.Module):
+    """A U-Net at 32×32 that takes captions as tokens or CLIP's vectors; a network for a `diffusion.Denoiser`.
+
+    Its text encoder is its own, trained with it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = TextEncoder()
+        config = Config(
+            channels=3,
+            width=40,
+            multipliers=(1, 2),
+            attention=(1,),
+            patch=2,
+            vector=2 * EMBEDDING,
+            context=self.text.dim,
+        )
+        self.unet = UNet(config)
+
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Tensor | None = None, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """Predictions (B, 3, H, W) at X_t = x.
+
+        Args:
+            x: (B, 3, H, W), around [-1, 1].
+            t: (B,).
+            condition: tokens, int64 (B, L) as of a `Tokenizer`; or vectors, floats (B, 2 · EMBEDDING) as of `placed`;
+                None: no condition.
+            condition_mask: bool (B,), whose conditions count; None: all.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        if condition is None or condition.is_floating_point():
+            return self.unet(x, t, condition, condition_mask)
+        read = self.text(condition)
+        mask = read.mask if condition_mask is None else read.mask & condition_mask[:, None]
+        return self.unet(x, t, context=read.tokens, context_mask=mask)
+
+
+def placed(vectors: Tensor, way: str) -> Tensor:
+    """CLIP's vectors (B, EMBEDDING) where the decoder expects them: (B, 2 · EMBEDDING), a text's in the first half, an
+    image's in the second, zeros in the other. So the first layer has a matrix for each.
+
+    Raises:
+        ValueError: another shape, or a way that is neither `text` nor `image`.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != EMBEDDING or way not in WAYS[:2]:
+        raise ValueError(f"expected vectors (B, {EMBEDDING}) of a text or an image; got {tuple(vectors.shape)}, {way}")
+    return F.pad(vectors, (0, EMBEDDING) if way == "text" else (EMBEDDING, 0))
+
+
+class DecoderData:
+    """Scenes as batches for `decoder_step`: images, tokens, and CLIP's vectors of both.
+
+    Args:
+        data: the scenes.
+        vectors: CLIP's of the images and of the captions, (N, EMBEDDING) each, as of `clip.embed`; None: zeros.
+        brief: proportion of captions that say less, each without a random half of PARTS.
+        seed: of these.
+    """
+
+    def __init__(
+        self, data: Captioned, vectors: tuple[Tensor, Tensor] | None = None, brief: float = 0.25, seed: int = 0
+    ) -> None:
+        self.data, self.captions = data, briefer(data.captions, brief, seed)
+        self.tokens = Tokenizer()(self.captions)
+        self.vectors = vectors or (torch.zeros(1, EMBEDDING).expand(len(data), -1),) * 2
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images (B, 3, 32, 32) in [0, 1], tokens (B, L), vectors of the captions and of the images (B, EMBEDDING)."""
+        images, texts = self.vectors
+        return self.data.floats(indices), self.tokens[indices], texts[indices], images[indices]
+
+
+def briefer(captions: Sequence[str], proportion: float, seed: int = 0) -> list[str]:
+    """The captions, a random `proportion` of them without a random half of PARTS."""
+    rng = torch.Generator().manual_seed(seed)
+    shortened = (torch.rand(len(captions), generator=rng) < proportion).tolist()
+    without = (torch.rand(len(captions), len(PARTS), generator=rng) < 0.5).tolist()
+    return [
+        shorten(caption, [part for part, out in zip(PARTS, parts, strict=True) if out]) if short else caption
+        for caption, short, parts in zip(captions, shortened, without, strict=True)
+    ]
+
+
+def mirrored(data: Captioned) -> Captioned:
+    """The scenes in a mirror, and what is then said of them: left is right, and the last object comes first."""
+    other = {"left": "right", "middle": "middle", "right": "left"}
+    captions = []
+    for caption in data.captions:
+        facts = scenes.parse(caption)
+        seen = tuple(scenes.Mention(m.size, m.texture, m.colour, m.name, other[m.place]) for m in facts.objects[::-1])
+        captions.append(scenes.say(scenes.Facts(seen, facts.ground, facts.backdrop, facts.light)))
+    return Captioned(data.images.flip(3), tuple(captions))
+
+
+def decoder_step(
+    denoiser: diffusion.Denoiser,
+    optimiser: torch.optim.Optimizer,
+    rng: torch.Generator,
+    *,
+    ways: Sequence[str] = WAYS,
+    drop: float = 0.1,
+    edges: float = EDGES,
+    clip: float = 1.0,
+) -> Step:
+    """A step of the decoder's training: each image is told in one of the ways, drawn for it, or not at all.
+
+    Departure from the papers: pixels near edges count more in the loss (see `edge_weight`), for shapes are edges, and
+    the rest of a scene is learned soon.
+
+    Args:
+        denoiser: of a `Decoder`, which is trained.
+        optimiser: of its weights.
+        rng: draws times, noise and ways, on its own device.
+        ways: of WAYS, equally often.
+        drop: how often nothing is told.
+        edges: see `edge_weight`; 0: all pixels count alike.
+        clip: longest gradient.
+
+    Returns:
+        batch → `loss`; a batch as of `DecoderData`.
+
+    Raises:
+        ValueError: unknown ways, or drop outside [0, 1].
+    """
+    if not ways or not set(ways) <= set(WAYS) or not 0 <= drop <= 1:
+        raise ValueError(f"expected ways of {', '.join(WAYS)} and drop in [0, 1]; got {tuple(ways)} and {drop}")
+    decoder, schedule = denoiser.network, denoiser.schedule
+    odds = torch.tensor([(1 - drop) / len(ways) * (way in ways) for way in WAYS] + [drop])
+
+    def step(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        images, tokens, texts, pictures = batch
+        x0, device = 2 * images - 1, images.device
+        t = diffusion.draw_times(len(x0), schedule.T, rng).to(device)
+        noise = torch.randn(x0.shape, generator=rng, device=rng.device).to(device)
+        way = odds.to(rng.device).multinomial(len(x0), replacement=True, generator=rng).to(device)
+        vectors = torch.where((way == 0)[:, None], placed(texts, "text"), placed(pictures, "image"))
+        read = decoder.text(tokens)
+        prediction = decoder.unet(
+            diffusion.q_sample(x0, t, noise, schedule),
+            t,
+            vectors,
+            way < 2,
+            read.tokens,
+            read.mask & (way == 2)[:, None],
+        )
+        error = wide(prediction) - diffusion.target(denoiser.prediction_type, x0, noise, t, schedule)
+        loss = (edge_weight(images, edges) * error.square()).mean()
+        descend(loss, optimiser, clip)
+        return {"loss": loss.detach()}
+
+    return step
+
+
+def edge_weight(images: Tensor, edges: float) -> Tensor:
+    """(B, 1, H, W): 1 + edges · (brightest − darkest of the 3×3 pixels around), with a mean of 1 over all.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        edges: 0 or more.
+    """
+    range_ = F.max_pool2d(images, 3, 1, 1) + F.max_pool2d(-images, 3, 1, 1)
+    weight = 1 + edges * range_.amax(1, keepdim=True)
+    return weight / weight.mean()
+
+
+def _build() -> diffusion.Denoiser:
+    return diffusion.Denoiser(Decoder(), diffusion.cosine(), "v", shape=(3, SIDE, SIDE))
+
+
+zoo.register("decoder_scenes", _build)
