@@ -39,7 +39,7 @@ class Preset:
 
 
 PRESETS = {
-    "clip_scenes": Preset(steps=1000, batch_size=256, lr=2e-3, options={"twins": True}),
+    "clip_scenes": Preset(steps=600, batch_size=256, lr=2e-3, options={"twins": True}),
 }
 
 
