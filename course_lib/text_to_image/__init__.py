@@ -1,8 +1,8 @@
 """Text to image from its parts, as in DALL-E 2 (unCLIP, Ramesh et al. 2022, arXiv 2204.06125), in the toy world.
 
-In reading order: `data` (scenes and what is said of them), `text` (tokeniser and
-transformer), `clip` (images and captions in one space), `prior` (from a caption's vector to
-an image's).
+In reading order: `data` (scenes and what is said of them), `text` (tokeniser and transformer), `clip` (images and
+captions in one space), `prior` (from a caption's vector to an image's), `decoder` (from there, or from the words, to
+images), `judge` (whether they show what was asked for), `upsampler`.
 """
 
 from course_lib.text_to_image.clip import (
@@ -22,6 +22,7 @@ from course_lib.text_to_image.data import (
     PARTS,
     SIDE,
     Captioned,
+    briefer,
     draw_captioned,
     is_held_out,
     shorten,

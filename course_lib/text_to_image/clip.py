@@ -20,7 +20,7 @@ from course_lib.base.images import check_batch, check_range, once
 from course_lib.base.layers import GroupNorm
 from course_lib.base.loop import Step, descend
 from course_lib.base.runtime import wide
-from course_lib.text_to_image.data import PARTS, SIDE, Captioned, shorten, swap
+from course_lib.text_to_image.data import SIDE, Captioned, briefer, swap
 from course_lib.text_to_image.text import Read, TextEncoder, Tokenizer
 
 EMBEDDING = 128  # length of the vectors that images and captions share
@@ -132,13 +132,7 @@ class Pairs:
     """
 
     def __init__(self, data: Captioned, brief: float = 0.25, seed: int = 0) -> None:
-        rng = torch.Generator().manual_seed(seed)
-        shortened = (torch.rand(len(data), generator=rng) < brief).tolist()
-        without = (torch.rand(len(data), len(PARTS), generator=rng) < 0.5).tolist()
-        captions = [
-            shorten(caption, [part for part, out in zip(PARTS, parts, strict=True) if out]) if short else caption
-            for caption, short, parts in zip(data.captions, shortened, without, strict=True)
-        ]
+        captions = briefer(data.captions, brief, seed)
         self.data, twins = data, [swap(caption, "colour") for caption in captions]
         both = Tokenizer()([*captions, *(twin or "" for twin in twins)])
         self.tokens, self.twins = both.chunk(2)

@@ -7,7 +7,7 @@ held_out = draw_captioned(500, seed=1, held_out=True)           # an object in a
 import itertools
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -178,3 +178,14 @@ def shorten(caption: str, without: Collection[str]) -> str:
     if "place" in without:
         text = re.sub(f" {_PLACE}", "", text)
     return f"{text}."
+
+
+def briefer(captions: Sequence[str], proportion: float, seed: int = 0) -> list[str]:
+    """The captions, a random `proportion` of them without a random half of PARTS."""
+    rng = torch.Generator().manual_seed(seed)
+    shortened = (torch.rand(len(captions), generator=rng) < proportion).tolist()
+    without = (torch.rand(len(captions), len(PARTS), generator=rng) < 0.5).tolist()
+    return [
+        shorten(caption, [part for part, out in zip(PARTS, parts, strict=True) if out]) if short else caption
+        for caption, short, parts in zip(captions, shortened, without, strict=True)
+    ]
