@@ -142,6 +142,47 @@ def test_attention_knows_no_places():
     torch.testing.assert_close(attention(shuffled).flatten(2), attention(x).flatten(2)[:, :, order])
 
 
+def cross_attention() -> layers.CrossAttention:
+    """Of 4 channels in 2 heads, to rows of 3 numbers."""
+    return awake(layers.CrossAttention(4, 3, heads=2, groups=2))
+
+
+def test_cross_attention_is_its_formula():
+    """A loop over images, pixels and heads; rows that the mask leaves out do not count."""
+    attention, x, context = cross_attention(), normal(2, 4, 2, 3), normal(2, 5, 3, seed=1)
+    context_mask = torch.tensor([[True, False, True, True, False], [False] * 5])
+    normed = group_norm(x, 2, attention.norm.weight, attention.norm.bias)
+    expected = x.clone()
+    for b in range(2):
+        rows = [attention.nothing, *(row for row, counts in zip(context[b], context_mask[b], strict=True) if counts)]
+        k, v = torch.stack([attention.kv.weight @ row + attention.kv.bias for row in rows]).split(4, 1)
+        for i, j in [(i, j) for i in range(2) for j in range(3)]:
+            q = attention.q.weight @ normed[b, :, i, j] + attention.q.bias
+            mixed = torch.zeros(4, dtype=x.dtype)
+            for head in (slice(0, 2), slice(2, 4)):
+                scores = torch.stack([q[head] @ key[head] / math.sqrt(2) for key in k]).exp()
+                mixed[head] = sum(s * value[head] for s, value in zip(scores / scores.sum(), v, strict=True))
+            expected[b, :, i, j] += attention.out.weight @ mixed + attention.out.bias
+    torch.testing.assert_close(attention(x, context, context_mask), expected)
+    torch.testing.assert_close(attention(x[1:]), expected[1:])  # no context
+
+
+def test_cross_attention_knows_no_order_of_the_context():
+    attention, x, context = cross_attention(), normal(2, 4, 2, 3), normal(2, 5, 3, seed=1)
+    torch.testing.assert_close(attention(x, context.flip(1)), attention(x, context))
+
+
+@pytest.mark.parametrize("kind", [layers.SelfAttention, lambda c: layers.CrossAttention(c, 8)], ids=["self", "cross"])
+def test_attention_under_autocast_is_nearly_the_same(kind):
+    attention, x, rest = awake(kind(16)).float(), normal(2, 16, 4, 4).float(), ()
+    if isinstance(attention, layers.CrossAttention):
+        rest = normal(2, 5, 8, seed=1).float(), torch.tensor([[True] * 5, [True, False, False, True, False]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(x, *rest)
+    assert found.dtype == torch.float32  # x is added
+    torch.testing.assert_close(found - x, attention(x, *rest) - x, rtol=0.05, atol=0.05)
+
+
 def test_downsample_takes_every_second_pixel_of_the_convolution():
     down, x = awake(layers.Downsample(3)), normal(2, 3, 6, 4)
     full = F.conv2d(x, down.weight, down.bias, padding=1)
@@ -156,7 +197,13 @@ def test_upsample_repeats_pixels_before_the_convolution():
 
 @pytest.mark.parametrize(
     "module",
-    [layers.ResidualBlock(2, 4, None, 2), layers.SelfAttention(2, 1), layers.Downsample(2), layers.Upsample(2)],
+    [
+        layers.ResidualBlock(2, 4, None, 2),
+        layers.SelfAttention(2, 1),
+        layers.CrossAttention(2, 3, 1, 1),
+        layers.Downsample(2),
+        layers.Upsample(2),
+    ],
     ids=lambda module: type(module).__name__,
 )
 def test_gradients(module):

@@ -452,6 +452,25 @@ def test_objects_and_things_are_as_asked():
 # Pixels
 
 
+def test_textures_are_as_asked():
+    for i in range(20):
+        drawn = scenes.draw_scene(rng(i), textures=("plain", "dotted"))
+        assert {thing.texture for thing in drawn.things} <= {"plain", "dotted"}
+
+
+def test_near_objects_are_large_and_stand_apart():
+    """The smallest is about a third of the image high; nearly all scenes of two show both."""
+    heights, both = [], 0
+    for i in range(60):
+        drawn = scenes.draw_scene(rng(i), objects=(2, 2), near=True)
+        both += len(drawn.things) == 2
+        camera = drawn.camera
+        heights += [camera.focal * thing.height / thing.z for thing in drawn.things]
+    usual = [s.camera.focal * t.height / t.z for s in (scenes.draw_scene(rng(i)) for i in range(60)) for t in s.things]
+    assert both >= 50
+    assert min(heights) > 0.27 > min(usual)
+
+
 @pytest.mark.parametrize("size", [32, 33, 48, 64, 128, 256])
 def test_sizes(size):
     for image in (scenes.Scenes(2, size, seed=1)[0], scenes.render(stage(thing("figure"), size=size))):
@@ -657,6 +676,8 @@ def test_refuses_bad_input():
         scenes.Scenes(3, things=("disc", "cat"))
     with pytest.raises(ValueError, match="things of .*; got none"):
         scenes.Scenes(3, things=())
+    with pytest.raises(ValueError, match="textures of plain, striped, .*; got woolly"):
+        scenes.Scenes(3, textures=("plain", "woolly"))
     with pytest.raises(TypeError, match="a torch.Generator; got int"):
         scenes.draw_scene(0)
     with pytest.raises(ValueError, match="at least one scene; got 0"):

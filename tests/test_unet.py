@@ -145,6 +145,29 @@ def test_the_condition_matters_and_the_mask_selects(kind):
     torch.testing.assert_close(mixed[~condition_mask], without[~condition_mask])
 
 
+WORDS = Config(width=8, multipliers=(1, 2), attention=(1,), vector=4, context=6, groups=4)
+
+
+def test_the_context_matters_row_by_row():
+    """Rows count where the mask says so; none at all is no context; a vector counts beside it."""
+    network, context = awake(WORDS), normal(3, 5, 6, seed=1)
+    x, t = normal(1, 1, 8, 8).repeat(3, 1, 1, 1), torch.full((3,), 5)
+    without = network(x, t)
+    assert torch.pdist(torch.cat([network(x, t, context=context), without[:1]]).flatten(1)).min() > 1e-3
+    context_mask = torch.tensor([[True, True, False, False, False], [False] * 5, [True] * 5])
+    masked = network(x, t, context=context, context_mask=context_mask)
+    torch.testing.assert_close(masked[:1], network(x[:1], t[:1], context=context[:1, :2]))
+    torch.testing.assert_close(masked[1], without[1])
+    torch.testing.assert_close(masked[2], network(x, t, context=context)[2])
+    other = context.clone()
+    other[0, 2:] = 7.0  # where nobody looks
+    torch.testing.assert_close(network(x, t, context=other, context_mask=context_mask), masked)
+    both = network(x, t, normal(3, 4, seed=2), context=context, context_mask=context_mask)
+    assert (
+        torch.pdist(torch.stack([both[0], masked[0], network(x, t, normal(3, 4, seed=2))[0]]).flatten(1)).min() > 1e-3
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 def test_classes_of_any_integers(dtype):
     network, x, t = awake(FULL), normal(3, 2, 4, 4), torch.tensor([1, 5, 9])
@@ -245,6 +268,8 @@ def test_bfloat16_is_nearly_the_same(config):
         ({"attention": (2,)}, "attention names levels 0 … 1; got"),
         ({"classes": 3, "vector": 3}, "either classes or a vector"),
         ({"classes": 3, "time": False}, "a condition needs time=True"),
+        ({"context": 0, "attention": (1,)}, "numbers from 1"),
+        ({"context": 3}, "a context needs levels with attention"),
     ],
 )
 def test_config_refuses(changes, message):
@@ -287,9 +312,27 @@ def test_refuses(arguments, error, message):
         UNet(FULL)(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("context", "context_mask", "message"),
+    [
+        (torch.zeros(1, 5, 6), None, r"expected a context \(2, L, 6\), got \(1, 5, 6\)"),
+        (torch.zeros(2, 5, 7), None, r"got \(2, 5, 7\)"),
+        (torch.zeros(2, 6), None, r"got \(2, 6\)"),
+        (None, torch.ones(2, 5).bool(), "context_mask needs a context"),
+        (torch.zeros(2, 5, 6), torch.ones(2, 4).bool(), r"expected context_mask \(2, 5\) bool, got \(2, 4\)"),
+        (torch.zeros(2, 5, 6), torch.ones(2, 5), "got .* torch.float32"),
+    ],
+)
+def test_refuses_a_context(context, context_mask, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(WORDS)(X[:, :1], T, context=context, context_mask=context_mask)
+
+
 def test_refuses_what_it_was_not_built_for():
     with pytest.raises(ValueError, match=r"expected a condition None, got \(2,\)"):
         UNet(TINY)(X[:, :1], T, C)
+    with pytest.raises(ValueError, match=r"expected no context, got \(2, 5, 6\)"):
+        UNet(TINY)(X[:, :1], T, context=torch.zeros(2, 5, 6))
     with pytest.raises(ValueError, match=r"expected no t, got \(2,\)"):
         UNet(dataclasses.replace(TINY, time=False))(X[:, :1], T)
     with pytest.raises(ValueError, match=r"expected a condition \(2, 5\), got \(2,\)"):
