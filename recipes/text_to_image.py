@@ -1,4 +1,4 @@
-"""Train the networks of text to image that ship: CLIP, and the prior from captions to images' embeddings.
+"""Train the networks of text to image that ship: CLIP, the prior, the decoder and the upsampler.
 
     python recipes/text_to_image.py                          # all that ship, one after the other
     python recipes/text_to_image.py --model clip_scenes      # one of them; continues where it was interrupted
@@ -7,6 +7,8 @@
 |---|---|
 | `clip_scenes` | image and text encoder; each caption's colour-swapped twin is one more wrong answer |
 | `prior_scenes` | from CLIP's vector of a caption to one of an image, by diffusion; needs `clip_scenes` |
+| `decoder_scenes` | from a caption's words, or a vector of CLIP's, to images; needs `clip_scenes` and `prior_scenes` |
+| `upsampler_scenes` | from images of 32×32 to 64×64 |
 
 Data are scenes of one and two objects at 32×32, without the pairs of colour and class that are held out; they are drawn
 once, in 5 ms each, and kept in build/. A quarter of the captions say less than all.
@@ -14,14 +16,22 @@ once, in 5 ms each, and kept in build/. A quarter of the captions say less than 
 
 import argparse
 import dataclasses
+import itertools
+import json
 import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch.utils.data import TensorDataset
 
-from course_lib import diffusion, text_to_image
-from course_lib.base import metrics, zoo
+from course_lib import diffusion, text_to_image, upsampling
+from course_lib.base import metrics, runtime, zoo
+from course_lib.base.loop import Loop, every
 from course_lib.text_to_image import clip as clips
+from course_lib.text_to_image import decoder as decoders
+from course_lib.text_to_image import judge as judges
+from course_lib.text_to_image import upsampler as upsamplers
 from recipes import common
 
 WARM_UP = 50  # steps
@@ -29,6 +39,10 @@ FOLDER = "build"
 SCENES, TEST, HELD_OUT = 20_000, 1000, 500  # how many
 TRAINING_SEED, TEST_SEED, HELD_OUT_SEED = 0, 2, 3
 PLAIN, PLAIN_SEEDS = 4000, range(100, 105)  # near scenes without texture, as the decoder draws: so many of each
+DECODER_SEEDS = range(100, 110)  # the decoder's scenes, so many of each, and all of them mirrored
+DECODER_TEST_SEED, DECODER_HELD_OUT_SEED = 900, 901
+SAMPLER_STEPS = 20
+PAIRS, PAIRS_SEED, PAIRS_TEST, PAIRS_TEST_SEED = 4000, 500, 300, 501
 BRIEF = 0.25  # of the captions say less than all
 
 
@@ -45,6 +59,8 @@ class Preset:
 PRESETS = {
     "clip_scenes": Preset(steps=600, batch_size=256, lr=2e-3, options={"twins": True}),
     "prior_scenes": Preset(steps=4000, batch_size=512, lr=2e-3),
+    "decoder_scenes": Preset(steps=6500, batch_size=32, lr=1.5e-3),
+    "upsampler_scenes": Preset(steps=2400, batch_size=16, lr=2e-3),
 }
 
 
@@ -154,11 +170,131 @@ def judge_prior(
     return scores
 
 
+def plain_scenes(run: common.Run, n: int, seeds: Iterable[int], **more: bool) -> text_to_image.Captioned:
+    """Near scenes without texture, n of each seed."""
+    seeds, n, folder = (list(seeds)[:1], n // 50, None) if run.quick else (seeds, n, FOLDER)
+    drawn = [text_to_image.draw_captioned(n, seed, plain=True, folder=folder, **more) for seed in seeds]
+    captions = tuple(itertools.chain.from_iterable(part.captions for part in drawn))
+    return text_to_image.Captioned(torch.cat([part.images for part in drawn]), captions)
+
+
+def train_decoder(run: common.Run, preset: Preset) -> dict[str, object]:
+    """Train, judge and save the decoder; returns the scores. The header's `curve` tells what it learns when."""
+    clip, prior = (zoo.load(name, run.device) for name in ("clip_scenes", "prior_scenes"))
+    drawn = plain_scenes(run, PLAIN, DECODER_SEEDS)
+    other = decoders.mirrored(drawn)
+    both = text_to_image.Captioned(torch.cat([drawn.images, other.images]), drawn.captions + other.captions)
+    denoiser = zoo.build(run.name).to(run.device)
+    optimiser = torch.optim.Adam(denoiser.parameters(), preset.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate(done, run.steps))
+    rng = torch.Generator(run.device).manual_seed(run.seed)
+    test = plain_scenes(run, TEST, [DECODER_TEST_SEED])
+    kept = Path("build") / f"{run.out.stem}_curve.json"
+
+    def watch(loop: Loop) -> None:
+        """What 100 images of the averaged decoder show of their captions, in a file beside the state."""
+        curve = json.loads(kept.read_text()) if kept.exists() and loop.done > every_tenth else {}
+        found = judge_decoder(loop.averaged["denoiser"], test.captions[:100], "tokens", clip, prior)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(curve | {str(loop.done): common.plain(means(found))}))
+
+    every_tenth = max(1, run.steps // 10)
+    loop = common.train(
+        run,
+        decoders.decoder_step(denoiser, optimiser, rng),
+        decoders.DecoderData(both, clip, BRIEF),
+        stateful={"denoiser": denoiser, "optimiser": optimiser, "schedule": schedule, "rng": rng},
+        averages={"denoiser": 0.999},
+        hooks=[lambda loop: schedule.step(), every(every_tenth, watch)],
+        settings={f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()},
+    )
+    averaged = common.round_to_half(loop.averaged["denoiser"])
+    held_out = plain_scenes(run, HELD_OUT, [DECODER_HELD_OUT_SEED], held_out=True)
+    scores = decoder_scores(averaged, test, held_out, clip, prior)
+    common.export(run, averaged, scores, seconds=loop.seconds, data="scenes", curve=json.loads(kept.read_text()))
+    return scores
+
+
+def judge_decoder(
+    denoiser: diffusion.Denoiser,
+    captions: Sequence[str],
+    way: str,
+    clip: clips.CLIP,
+    prior: diffusion.Denoiser,
+    guidance_scale: float = decoders.GUIDANCE,
+) -> dict[str, dict[str, metrics.Score]]:
+    """What the judge says of an image for each caption, by the number of objects."""
+    rng, device = torch.Generator().manual_seed(0), clip.log_scale.device
+    condition = decoders.conditions(captions, way, clip, prior, rng)
+    with runtime.autocast(device):
+        drawn = diffusion.sample(
+            denoiser, len(captions), condition, steps=SAMPLER_STEPS, guidance_scale=guidance_scale, rng=rng
+        )
+    return judges.by_objects(judges.judge(drawn.float().cpu(), captions), captions)
+
+
+def means(found: dict[str, dict[str, metrics.Score]]) -> dict[str, dict[str, float]]:
+    """The values alone."""
+    return {n: {question: score.value for question, score in answers.items()} for n, answers in found.items()}
+
+
+def decoder_scores(
+    denoiser: diffusion.Denoiser,
+    test: text_to_image.Captioned,
+    held_out: text_to_image.Captioned,
+    clip: clips.CLIP,
+    prior: diffusion.Denoiser,
+) -> dict[str, object]:
+    """Class and colour right, of one object and of two, in each way; of held-out pairs; and of real scenes."""
+    scores: dict[str, object] = {}
+    rows = [(way, judge_decoder(denoiser, test.captions, way, clip, prior)) for way in decoders.WAYS]
+    rows += [("held-out pairs, tokens", judge_decoder(denoiser, held_out.captions, "tokens", clip, prior))]
+    real = judges.judge(test.floats(), test.captions)
+    for name, found in [*rows, ("real scenes", judges.by_objects(real, test.captions))]:
+        for n, answers in found.items():
+            scores[f"{n} right, {name}"] = answers["class and colour"]
+    return scores
+
+
+def train_upsampler(run: common.Run, preset: Preset) -> dict[str, object]:
+    """Train, judge and save the upsampler; returns the scores."""
+    n, tests = (40, 20) if run.quick else (PAIRS, PAIRS_TEST)
+    pairs = upsamplers.draw_pairs(n, PAIRS_SEED)
+    network = zoo.build(run.name).to(run.device)
+    optimiser = torch.optim.Adam(network.parameters(), preset.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate(done, run.steps))
+    rng = torch.Generator(run.device).manual_seed(run.seed)
+    loop = common.train(
+        run,
+        upsamplers.upsampler_step(network, optimiser, rng),
+        TensorDataset(*pairs),
+        stateful={"network": network, "optimiser": optimiser, "schedule": schedule, "rng": rng},
+        averages={"network": 0.998},
+        hooks=[lambda loop: schedule.step()],
+        settings={f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()},
+    )
+    averaged = common.round_to_half(loop.averaged["network"])
+    scores = judge_upsampler(averaged, *upsamplers.draw_pairs(tests, PAIRS_TEST_SEED))
+    common.export(run, averaged, scores, seconds=loop.seconds, data="scenes")
+    return scores
+
+
+def judge_upsampler(network: torch.nn.Module, small: torch.Tensor, large: torch.Tensor) -> dict[str, object]:
+    """The mean PSNR on scenes rendered at both sizes, beside bicubic interpolation's."""
+    small, large = small.float() / 255, large.float() / 255
+    bicubic = upsampling.bicubic(small, scale_factor=2).clamp(0, 1)
+    return {
+        "PSNR": upsamplers.psnr(upsamplers.upsample(network, small).cpu(), large).mean(),
+        "PSNR of bicubic": upsamplers.psnr(bicubic, large).mean(),
+    }
+
+
 def train(argv: list[str] | None, model: str) -> dict[str, object]:
     """Train, judge and save one of them; returns the scores."""
     preset = PRESETS[model]
     run = common.setup(arguments(preset).parse_args(argv), model, script=__file__, model=model)
-    return {"clip_scenes": train_clip, "prior_scenes": train_prior}[model](run, preset)
+    trainings = (train_clip, train_prior, train_decoder, train_upsampler)
+    return dict(zip(PRESETS, trainings, strict=True))[model](run, preset)
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, object]]:

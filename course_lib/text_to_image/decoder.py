@@ -1,7 +1,7 @@
 """The decoder: a U-Net that draws what a caption says, told in one of three ways, and the upsampler 32 → 64.
 
-    decoder = zoo.load("decoder_scenes")                                  # a Denoiser
-    images = generate(["A red star on the left, on sand by day."])        # (1, 3, 32, 32)
+    images = generate(["A red star on the left, on sand by day."])            # (1, 3, 32, 32)
+    others = variations(images, guidance_scale=2.0)                            # from their own vectors
 
 | way | what the network is given | as in |
 |---|---|---|
@@ -13,6 +13,7 @@ One network learns all three: in training each image comes with one of them, or 
 but what is told.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -20,15 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib import diffusion, scenes
-from course_lib.base import zoo
+from course_lib.base import runtime, zoo
 from course_lib.base.loop import Step, descend
 from course_lib.base.runtime import wide
 from course_lib.base.unet import Config, UNet
-from course_lib.text_to_image.clip import EMBEDDING
-from course_lib.text_to_image.data import PARTS, SIDE, Captioned, shorten
+from course_lib.text_to_image.clip import CLIP, EMBEDDING, embed
+from course_lib.text_to_image.data import SIDE, Captioned, briefer
+from course_lib.text_to_image.prior import draw_embeddings, scaled
 from course_lib.text_to_image.text import TextEncoder, Tokenizer
+from course_lib.text_to_image.upsampler import upsample
 
 WAYS = ("text", "image", "tokens")
+GUIDANCE = 3.0
+LATE = 0.7  # times are drawn as u^LATE: below 1, more of them late
 EDGES = 4.0  # how much more a pixel counts where its neighbourhood goes from black to white
 
 
@@ -75,15 +80,15 @@ class Decoder(nn.Module):
 
 
 def placed(vectors: Tensor, way: str) -> Tensor:
-    """CLIP's vectors (B, EMBEDDING) where the decoder expects them: (B, 2 · EMBEDDING), a text's in the first half, an
-    image's in the second, zeros in the other. So the first layer has a matrix for each.
+    """CLIP's unit vectors (B, EMBEDDING) as the decoder expects them: of length √EMBEDDING, in (B, 2 · EMBEDDING): a
+    text's in the first half, an image's in the second, zeros in the other. So the first layer has a matrix for each.
 
     Raises:
         ValueError: another shape, or a way that is neither `text` nor `image`.
     """
     if vectors.ndim != 2 or vectors.shape[1] != EMBEDDING or way not in WAYS[:2]:
         raise ValueError(f"expected vectors (B, {EMBEDDING}) of a text or an image; got {tuple(vectors.shape)}, {way}")
-    return F.pad(vectors, (0, EMBEDDING) if way == "text" else (EMBEDDING, 0))
+    return F.pad(scaled(vectors), (0, EMBEDDING) if way == "text" else (EMBEDDING, 0))
 
 
 class DecoderData:
@@ -91,17 +96,18 @@ class DecoderData:
 
     Args:
         data: the scenes.
-        vectors: CLIP's of the images and of the captions, (N, EMBEDDING) each, as of `clip.embed`; None: zeros.
-        brief: proportion of captions that say less, each without a random half of PARTS.
-        seed: of these.
+        clip: gives the vectors; None: zeros, for a decoder that is told tokens alone.
+        brief: proportion of captions that say less, see `briefer`.
     """
 
-    def __init__(
-        self, data: Captioned, vectors: tuple[Tensor, Tensor] | None = None, brief: float = 0.25, seed: int = 0
-    ) -> None:
-        self.data, self.captions = data, briefer(data.captions, brief, seed)
-        self.tokens = Tokenizer()(self.captions)
-        self.vectors = vectors or (torch.zeros(1, EMBEDDING).expand(len(data), -1),) * 2
+    def __init__(self, data: Captioned, clip: CLIP | None = None, brief: float = 0.25) -> None:
+        self.data, captions = data, briefer(data.captions, brief)
+        self.tokens = Tokenizer()(captions)
+        self.vectors = (torch.zeros(1, EMBEDDING).expand(len(data), -1),) * 2
+        if clip is not None:
+            parts = range(0, len(data), 2000)  # not all images at once in float32
+            found = [embed(clip, data.floats(slice(i, i + 2000)), captions[i : i + 2000]) for i in parts]
+            self.vectors = tuple(torch.cat(each).cpu() for each in zip(*found, strict=True))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -110,17 +116,6 @@ class DecoderData:
         """Images (B, 3, 32, 32) in [0, 1], tokens (B, L), vectors of the captions and of the images (B, EMBEDDING)."""
         images, texts = self.vectors
         return self.data.floats(indices), self.tokens[indices], texts[indices], images[indices]
-
-
-def briefer(captions: Sequence[str], proportion: float, seed: int = 0) -> list[str]:
-    """The captions, a random `proportion` of them without a random half of PARTS."""
-    rng = torch.Generator().manual_seed(seed)
-    shortened = (torch.rand(len(captions), generator=rng) < proportion).tolist()
-    without = (torch.rand(len(captions), len(PARTS), generator=rng) < 0.5).tolist()
-    return [
-        shorten(caption, [part for part, out in zip(PARTS, parts, strict=True) if out]) if short else caption
-        for caption, short, parts in zip(captions, shortened, without, strict=True)
-    ]
 
 
 def mirrored(data: Captioned) -> Captioned:
@@ -146,8 +141,8 @@ def decoder_step(
 ) -> Step:
     """A step of the decoder's training: each image is told in one of the ways, drawn for it, or not at all.
 
-    Departure from the papers: pixels near edges count more in the loss (see `edge_weight`), for shapes are edges, and
-    the rest of a scene is learned soon.
+    Departures from the papers: pixels near edges count more in the loss (see `edge_weight`), for shapes are edges, and
+    the rest of a scene is learned soon; and times are drawn more often late, where shapes are decided.
 
     Args:
         denoiser: of a `Decoder`, which is trained.
@@ -172,7 +167,8 @@ def decoder_step(
     def step(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         images, tokens, texts, pictures = batch
         x0, device = 2 * images - 1, images.device
-        t = diffusion.draw_times(len(x0), schedule.T, rng).to(device)
+        u = diffusion.draw_times(len(x0), schedule.T, rng) - torch.rand(len(x0), generator=rng, device=rng.device)
+        t = (schedule.T * (u / schedule.T) ** LATE).ceil().long().clamp(1, schedule.T).to(device)
         noise = torch.randn(x0.shape, generator=rng, device=rng.device).to(device)
         way = odds.to(rng.device).multinomial(len(x0), replacement=True, generator=rng).to(device)
         vectors = torch.where((way == 0)[:, None], placed(texts, "text"), placed(pictures, "image"))
@@ -203,6 +199,117 @@ def edge_weight(images: Tensor, edges: float) -> Tensor:
     range_ = F.max_pool2d(images, 3, 1, 1) + F.max_pool2d(-images, 3, 1, 1)
     weight = 1 + edges * range_.amax(1, keepdim=True)
     return weight / weight.mean()
+
+
+def generate(
+    captions: str | Sequence[str],
+    *,
+    way: str = "tokens",
+    guidance_scale: float = GUIDANCE,
+    steps: int = 20,
+    rng: torch.Generator | None = None,
+    large: bool = False,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """From captions to images, by the shipped networks.
+
+    Args:
+        captions: one or several, of the words a `Tokenizer` knows.
+        way: of WAYS: `text`, `image` (CLIP, then the prior, then the decoder) or `tokens`.
+        guidance_scale: see `diffusion.guided`.
+        steps: of the sampler.
+        rng: draws all noise; None: torch's own.
+        large: whether the upsampler doubles the sides.
+        device: by default `runtime.device()`.
+
+    Returns:
+        (B, 3, 32, 32), with `large` (B, 3, 64, 64), in [0, 1].
+
+    Raises:
+        ValueError: an unknown way, unknown words (which the message names), no captions.
+        TypeError: captions that are no text.
+        FileNotFoundError, CheckpointError: see `zoo.load`.
+    """
+    device = runtime.device() if device is None else torch.device(device)
+    clip, prior = (_network(f"{part}_scenes", device) for part in ("clip", "prior"))
+    return _draw(conditions(captions, way, clip, prior, rng), guidance_scale, steps, rng, large)
+
+
+@torch.no_grad()
+def conditions(
+    captions: str | Sequence[str],
+    way: str,
+    clip: CLIP,
+    prior: diffusion.Denoiser,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """What the decoder is told of captions: tokens (B, L), or `placed` vectors, on the device of `clip`.
+
+    Args:
+        captions: one or several.
+        way: of WAYS.
+        clip: gives the captions' vectors.
+        prior: gives an image's for each, for the way `image`.
+        rng: the prior's; None: torch's own.
+
+    Raises:
+        ValueError: an unknown way, unknown words, no captions.
+        TypeError: captions that are no text.
+    """
+    if way not in WAYS:
+        raise ValueError(f"expected a way of {', '.join(WAYS)}; got {way!r}")
+    tokens = Tokenizer()(captions).to(clip.log_scale.device)
+    if way == "tokens":
+        return tokens
+    vectors = clip.embed_text(tokens)
+    return placed(draw_embeddings(prior, vectors, rng=rng) if way == "image" else vectors, way)
+
+
+def from_vectors(
+    vectors: Tensor,
+    *,
+    guidance_scale: float = GUIDANCE,
+    steps: int = 20,
+    rng: torch.Generator | None = None,
+    large: bool = False,
+) -> Tensor:
+    """Images (B, 3, 32, 32) of images' CLIP vectors (B, EMBEDDING), on their device; other arguments as for `generate`.
+
+    Vectors between two images' give images between them; the same vector several times, variations.
+
+    Raises:
+        ValueError: vectors of another shape.
+    """
+    return _draw(placed(F.normalize(vectors, dim=1), "image"), guidance_scale, steps, rng, large)
+
+
+def variations(images: Tensor, **options: object) -> Tensor:
+    """Other images (B, 3, 32, 32) that mean the same to CLIP as images (B, 3, 32, 32) in [0, 1]: what unCLIP adds.
+
+    Args:
+        images: on the device to compute on.
+        options: of `from_vectors`.
+
+    Raises:
+        ValueError: images of another shape.
+        TypeError: images that are no floats.
+    """
+    with torch.no_grad():
+        vectors = _network("clip_scenes", images.device).embed_images(images)
+    return from_vectors(vectors, **options)
+
+
+@functools.cache
+def _network(name: str, device: torch.device) -> nn.Module:
+    return zoo.load(name, device)
+
+
+def _draw(condition: Tensor, guidance_scale: float, steps: int, rng: torch.Generator | None, large: bool) -> Tensor:
+    denoiser = _network("decoder_scenes", condition.device)
+    given = {"steps": steps, "guidance_scale": guidance_scale, "rng": rng}
+    with runtime.autocast(condition.device):
+        images = diffusion.sample(denoiser, len(condition), condition, **given)
+    return upsample(_network("upsampler_scenes", condition.device), images) if large else images
 
 
 def _build() -> diffusion.Denoiser:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from course_lib import detection, scenes
 from course_lib.base import images as checks
-from course_lib.base import zoo
+from course_lib.base import metrics, zoo
 from course_lib.scenes.rendering import PAINTS, SKIES
 from course_lib.scenes.world import COLOURS, GROUNDS, LIGHTS, THINGS
 
@@ -165,4 +165,14 @@ def _answer(facts: scenes.Facts, reading: Reading) -> dict[str, bool]:
         "light": light,
         "class and colour": agree("name", "colour"),
         "all": agree("name", "colour", "place") and ground and light,
+    }
+
+
+def by_objects(answers: dict[str, Tensor], captions: Sequence[str]) -> dict[str, dict[str, metrics.Score]]:
+    """Proportions of right answers, of the captions with one object, and with two: `["one"]["class"]`, `["two"]…`."""
+    counts = torch.tensor([len(scenes.parse(caption).objects) for caption in captions])
+    asked = {name: counts == n for name, n in (("one", 1), ("two", 2)) if (counts == n).any()}
+    return {
+        name: {question: metrics.proportion(answer[those]) for question, answer in answers.items()}
+        for name, those in asked.items()
     }
