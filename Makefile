@@ -72,7 +72,7 @@ browser: site ## the lessons and the site in a real browser; screenshots in buil
 	COURSE_OFFLINE=1 $(PY) -m pytest tests/browser -p no:cacheprovider -rs
 
 # busy.py first: it needs a machine at rest, which the others leave warm.
-BENCHMARKS = busy style_transfer upsampling gan generative_timeline diffusion detection segmentation keypoints reconstruction notebooks
+BENCHMARKS = busy style_transfer upsampling gan generative_timeline diffusion detection segmentation keypoints reconstruction text_to_image notebooks
 
 bench: $(STAMP) ## measure everything anew into benchmarks/results/*.json (two hours), then the tables
 	@failed=; for name in $(BENCHMARKS); do echo "== $$name"; \

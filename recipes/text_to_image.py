@@ -284,8 +284,8 @@ def judge_upsampler(network: torch.nn.Module, small: torch.Tensor, large: torch.
     small, large = small.float() / 255, large.float() / 255
     bicubic = upsampling.bicubic(small, scale_factor=2).clamp(0, 1)
     return {
-        "PSNR": upsamplers.psnr(upsamplers.upsample(network, small).cpu(), large).mean(),
-        "PSNR of bicubic": upsamplers.psnr(bicubic, large).mean(),
+        "PSNR, dB": upsamplers.psnr(upsamplers.upsample(network, small).cpu(), large).mean(),
+        "PSNR of bicubic, dB": upsamplers.psnr(bicubic, large).mean(),
     }
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import normal, rng, uniform
 
-from course_lib import diffusion, scenes, text_to_image, upsampling
+from course_lib import scenes, upsampling
 from course_lib.base import zoo
 from course_lib.text_to_image import EMBEDDING, Captioned, Tokenizer, decoder, draw_captioned, judge, swap, upsampler
 from course_lib.text_to_image.clip import CLIP
@@ -257,8 +257,8 @@ def test_psnr_is_its_formula():
 def test_an_upsampler_learns():
     torch.manual_seed(0)
     network = upsampler.Upsampler(width=8, blocks=1)
-    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
     pairs = upsampler.draw_pairs(8, seed=2)
     step = upsampler.upsampler_step(network, optimiser, rng(), noise=0.0)
-    errors = [float(step(pairs)["error"]) for _ in range(40)]
-    assert errors[-1] < 0.9 * errors[0]
+    errors = [float(step(pairs)["error"]) for _ in range(80)]
+    assert sum(errors[-8:]) < 0.95 * sum(errors[:8])
