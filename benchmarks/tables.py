@@ -46,10 +46,14 @@ WHAT = {
     "keypoints_figures": "joints of figures, 64 px",
     "keypoints_faces": "68 points of faces, 96 px",
     "splats_turntable": "a toy as 800 Gaussian splats",
+    "decoder_scenes": "captions to scenes, 32×32",
+    "upsampler_scenes": "scenes from 32×32 to 64×64",
 }
 SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "test accuracy", "ELBO, nats", "AP", "AP50",
          "mIoU", "mask AP", "PQ", "PSNR, dB", "PSNR of one kernel, dB", "PSNR of bicubic, dB", "PCK@0.1",
-         "NME", "Penn-Fudan: IoU", "Penn-Fudan: mask AP50", "COCO: IoU", "COCO: mask AP50")  # fmt: skip
+         "NME", "Penn-Fudan: IoU", "Penn-Fudan: mask AP50", "COCO: IoU", "COCO: mask AP50",
+         "one object, tokens", "two objects, tokens", "two objects, text", "two objects, image",
+         "two objects, held-out pairs, tokens", "two objects, real scenes")  # fmt: skip
 PERCENT = {"copied", "agreement", "test accuracy", "NME"}
 
 

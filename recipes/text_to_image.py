@@ -40,6 +40,7 @@ SCENES, TEST, HELD_OUT = 20_000, 1000, 500  # how many
 TRAINING_SEED, TEST_SEED, HELD_OUT_SEED = 0, 2, 3
 PLAIN, PLAIN_SEEDS = 4000, range(100, 105)  # near scenes without texture, as the decoder draws: so many of each
 DECODER_SEEDS = range(100, 110)  # the decoder's scenes, so many of each, and all of them mirrored
+DECODER_TEST, DECODER_HELD_OUT = 300, 200
 DECODER_TEST_SEED, DECODER_HELD_OUT_SEED = 900, 901
 SAMPLER_STEPS = 20
 PAIRS, PAIRS_SEED, PAIRS_TEST, PAIRS_TEST_SEED = 4000, 500, 300, 501
@@ -188,7 +189,7 @@ def train_decoder(run: common.Run, preset: Preset) -> dict[str, object]:
     optimiser = torch.optim.Adam(denoiser.parameters(), preset.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate(done, run.steps))
     rng = torch.Generator(run.device).manual_seed(run.seed)
-    test = plain_scenes(run, TEST, [DECODER_TEST_SEED])
+    test = plain_scenes(run, DECODER_TEST, [DECODER_TEST_SEED])
     kept = Path("build") / f"{run.out.stem}_curve.json"
 
     def watch(loop: Loop) -> None:
@@ -209,7 +210,7 @@ def train_decoder(run: common.Run, preset: Preset) -> dict[str, object]:
         settings={f"preset's {name}": value for name, value in dataclasses.asdict(preset).items()},
     )
     averaged = common.round_to_half(loop.averaged["denoiser"])
-    held_out = plain_scenes(run, HELD_OUT, [DECODER_HELD_OUT_SEED], held_out=True)
+    held_out = plain_scenes(run, DECODER_HELD_OUT, [DECODER_HELD_OUT_SEED], held_out=True)
     scores = decoder_scores(averaged, test, held_out, clip, prior)
     common.export(run, averaged, scores, seconds=loop.seconds, data="scenes", curve=json.loads(kept.read_text()))
     return scores
@@ -252,7 +253,7 @@ def decoder_scores(
     real = judges.judge(test.floats(), test.captions)
     for name, found in [*rows, ("real scenes", judges.by_objects(real, test.captions))]:
         for n, answers in found.items():
-            scores[f"{n} right, {name}"] = answers["class and colour"]
+            scores[f"{'one object' if n == 'one' else 'two objects'}, {name}"] = answers["class and colour"]
     return scores
 
 
