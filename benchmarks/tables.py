@@ -39,6 +39,8 @@ WHAT = {
     "diffusion_mnist": "diffusion with classes",
     "diffusion_fashion_mnist": "diffusion with classes",
     "diffusion_cats": "diffusion, 64×64",
+    "clip_scenes": "CLIP of scenes with captions, 32×32",
+    "prior_scenes": "from a caption's vector to an image's",
     "detector_scenes": "detector of scenes, 64 px",
     "detector_pedestrians": "detector of people on foot",
     "panoptic_scenes": "segmentation of scenes, 64 px",
@@ -52,9 +54,11 @@ WHAT = {
 SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "test accuracy", "ELBO, nats", "AP", "AP50",
          "mIoU", "mask AP", "PQ", "PSNR, dB", "PSNR of one kernel, dB", "PSNR of bicubic, dB", "PCK@0.1",
          "NME", "Penn-Fudan: IoU", "Penn-Fudan: mask AP50", "COCO: IoU", "COCO: mask AP50",
-         "one object, tokens", "two objects, tokens", "two objects, text", "two objects, image",
-         "two objects, held-out pairs, tokens", "two objects, real scenes")  # fmt: skip
-PERCENT = {"copied", "agreement", "test accuracy", "NME"}
+         "retrieval", "swaps of colour", "swaps of shape", "swaps of place", "cosine of the caption's vector",
+         "cosine of the prior's, best of 2", "one object, tokens", "two objects, tokens", "two objects, text",
+         "two objects, image", "two objects, held-out pairs, tokens", "two objects, real scenes")  # fmt: skip
+PERCENT = {"copied", "agreement", "test accuracy", "NME", "retrieval", "swaps of colour", "swaps of shape",
+           "swaps of place"}  # fmt: skip
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Text to image: captions and their twins, the transformer against torch's, CLIP's loss against a loop, the prior."""
 
+import json
 import math
 from collections import Counter
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from course_lib import diffusion, scenes
 from course_lib import text_to_image as t2i
+from course_lib.base import checkpoints, zoo
 from course_lib.base.loop import Loop
 from course_lib.scenes.world import COLOURS, THINGS
 
@@ -485,3 +487,55 @@ def test_more_candidates_come_nearer_to_the_caption():
         t2i.draw_embeddings(prior, texts[:0])
     with pytest.raises(ValueError, match="expected x"):
         t2i.draw_embeddings(prior, texts[:, :5])
+
+
+# What ships
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    """Scenes that neither training nor the recipe's own judgement knows."""
+    return t2i.draw_captioned(300, seed=50)
+
+
+def test_the_shipped_clip_finds_captions_and_tells_swapped_colours_apart(unseen):
+    clip = zoo.load("clip_scenes", "cpu")
+    assert t2i.retrieval(clip, unseen).float().mean() >= 0.95  # of 300; the header's is of 500
+    assert t2i.tells_apart(clip, unseen, "colour").float().mean() >= 0.96  # of about 95
+    score = json.loads(checkpoints.load("clip_scenes")[1]["score"])
+    assert score["retrieval"]["value"] >= 0.95 and score["retrieval of held-out pairs"]["value"] >= 0.95
+    assert score["swaps of colour"]["value"] >= 0.98
+    for what in ("shape", "place"):  # never trained on
+        found = t2i.tells_apart(clip, unseen, what).float().mean().item()
+        assert abs(found - score[f"swaps of {what}"]["value"]) < 0.12
+
+
+def test_the_shipped_clip_understands_short_sentences(unseen):
+    clip = zoo.load("clip_scenes", "cpu")
+    nights = torch.tensor([scenes.parse(caption).light == "night" for caption in unseen.captions])
+    answers = t2i.classify(clip, unseen.floats(), ["A disc, on sand by day.", "A disc, on sand at night."])
+    assert (answers.bool() == nights).float().mean() > 0.9
+
+
+def test_the_shipped_prior_comes_nearer_to_the_image_than_the_caption_is(unseen):
+    clip, prior = (zoo.load(name, "cpu") for name in ("clip_scenes", "prior_scenes"))
+    images, texts = t2i.embed(clip, unseen.floats(), unseen.captions)
+    drawn = t2i.draw_embeddings(prior, texts, rng=rng())
+    near, nearer = ((vectors * images).sum(1).mean().item() for vectors in (texts, drawn))
+    assert nearer > near + 0.03
+    score = json.loads(checkpoints.load("prior_scenes")[1]["score"])
+    assert nearer == pytest.approx(score["cosine of the prior's, best of 2"], abs=0.02)
+    assert near == pytest.approx(score["cosine of the caption's vector"], abs=0.02)
+    again = t2i.draw_embeddings(prior, texts, rng=rng(1))
+    assert 0.5 < (drawn * again).sum(1).mean() < 0.99  # one caption, several possible images
+
+
+@pytest.mark.parametrize("model", ["clip_scenes", "prior_scenes"])
+def test_the_recipe_runs(model, tmp_path, monkeypatch):
+    import recipes.text_to_image as recipe
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipe, "SCENES", 1600)
+    scores = recipe.main(["--quick", "--model", model])[model]
+    metadata = checkpoints.restore(zoo.build(model), tmp_path / "build" / f"{model}_quick.safetensors")
+    assert f"--model {model}" in metadata["recipe"] and json.loads(metadata["score"]).keys() == scores.keys()

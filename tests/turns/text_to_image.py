@@ -1,4 +1,4 @@
-"""Answers to the turns of 08_text_to_image: `_other` is right and written otherwise, `_wrong_1` and `_wrong_2` are not."""
+"""Answers to the turns of 08_text_to_image: `_other` is right and written otherwise, the `_wrong`s are not."""
 
 import math
 
