@@ -28,6 +28,19 @@ from course_lib.text_to_image.data import (
     shorten,
     swap,
 )
+from course_lib.text_to_image.decoder import (
+    WAYS,
+    Decoder,
+    DecoderData,
+    decoder_step,
+    edge_weight,
+    from_vectors,
+    generate,
+    mirrored,
+    placed,
+    variations,
+)
+from course_lib.text_to_image.judge import QUESTIONS, Reading, by_objects, read
 from course_lib.text_to_image.prior import PriorNetwork, draw_embeddings, draw_vectors, scaled
 from course_lib.text_to_image.text import (
     LONGEST,
@@ -42,3 +55,4 @@ from course_lib.text_to_image.text import (
     attention,
     check_tokens,
 )
+from course_lib.text_to_image.upsampler import Upsampler, upsample
