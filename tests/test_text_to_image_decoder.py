@@ -1,5 +1,7 @@
 """The decoder told in three ways, the upsampler, and the judge: on real scenes, and on captions that are wrong."""
 
+import importlib
+import json
 import math
 from collections import Counter
 
@@ -9,11 +11,12 @@ import torch.nn.functional as F
 from conftest import normal, rng, uniform
 
 from course_lib import scenes, upsampling
-from course_lib.base import zoo
+from course_lib.base import checkpoints, zoo
 from course_lib.text_to_image import EMBEDDING, Captioned, Tokenizer, decoder, draw_captioned, judge, swap, upsampler
 from course_lib.text_to_image.clip import CLIP
 
 CAPTION = "A large red star on the left and a small blue disc on the right, on sand by the water at dusk."
+LEAST = 0.5  # class and colour of one object right; the header tells the proportion of more captions
 
 
 def awake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -262,3 +265,67 @@ def test_an_upsampler_learns():
     step = upsampler.upsampler_step(network, optimiser, rng(), noise=0.0)
     errors = [float(step(pairs)["error"]) for _ in range(80)]
     assert sum(errors[-8:]) < 0.95 * sum(errors[:8])
+
+
+# What ships
+
+
+def test_from_captions_to_images():
+    """The shipped decoder draws what is asked for: setting nearly always, one object's class and colour mostly."""
+    asked = draw_captioned(36, seed=77, plain=True, objects=(1, 1)).captions
+    images = decoder.generate(asked, rng=rng(1), steps=12)
+    assert images.shape == (36, 3, 32, 32)
+    assert images.dtype == torch.float32
+    found = {question: float(answer.float().mean()) for question, answer in judge.judge(images, asked).items()}
+    assert found["light"] >= 0.9
+    assert found["colour"] >= 0.75
+    assert found["place"] >= 0.75
+    assert found["class and colour"] >= LEAST
+
+
+@pytest.mark.parametrize("way", decoder.WAYS)
+def test_every_way_repeats_itself_and_listens(way):
+    given = {"way": way, "steps": 2, "guidance_scale": 2.0}
+    one, again, other = (decoder.generate(c, rng=rng(3), **given) for c in (CAPTION, CAPTION, "A green tree, on snow."))
+    assert torch.equal(one, again)
+    assert (one - other).abs().mean() > 0.02
+
+
+def test_large_images_and_variations():
+    large = decoder.generate(["A red star.", "A blue disc."], rng=rng(), steps=2, large=True)
+    assert large.shape == (2, 3, 64, 64)
+    small = decoder.generate(["A red star.", "A blue disc."], rng=rng(), steps=2)
+    torch.testing.assert_close(F.avg_pool2d(large, 2), small, rtol=0, atol=0.2)
+    others = decoder.variations(small, rng=rng(), steps=2, guidance_scale=1.0)
+    assert others.shape == small.shape
+    vectors = zoo.load("clip_scenes", "cpu").embed_images(small)
+    torch.testing.assert_close(decoder.from_vectors(vectors, rng=rng(), steps=2, guidance_scale=1.0), others)
+    with pytest.raises(ValueError, match=r"expected vectors \(B, 128\)"):
+        decoder.from_vectors(vectors[:, 1:])
+    with pytest.raises(ValueError, match="expected a way of"):
+        decoder.generate("A red star.", way="dance")
+
+
+def test_the_shipped_upsampler_is_a_decibel_above_bicubic():
+    small, large = (images.float() / 255 for images in upsampler.draw_pairs(20, seed=99))
+    ours = upsampler.psnr(upsampler.upsample(zoo.load("upsampler_scenes", "cpu"), small), large).mean()
+    bicubic = upsampler.psnr(upsampling.bicubic(small, scale_factor=2).clamp(0, 1), large).mean()
+    assert ours > bicubic + 2
+
+
+@pytest.mark.parametrize("name", ["decoder_scenes", "upsampler_scenes"])
+def test_the_recipe_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COURSE_DEVICE", "cpu")
+    recipe = importlib.import_module("recipes.text_to_image")
+    scores = recipe.main(["--quick", "--steps", "2", "--model", name])[name]
+    metadata = checkpoints.restore(zoo.build(name), tmp_path / "build" / f"{name}_quick.safetensors")
+    assert set(json.loads(metadata["score"])) == set(scores)
+    assert f"--model {name}" in metadata["recipe"]
+    if name == "decoder_scenes":
+        assert set(json.loads(metadata["curve"])) == {"1", "2"}
+        shipped = checkpoints.load(name)[1]
+        assert set(scores) == set(json.loads(shipped["score"]))
+        assert json.loads(shipped["score"])["two objects, real scenes"]["value"] > 0.88
+        assert len(json.loads(shipped["curve"])) >= 8
+    assert name in capsys.readouterr().out
