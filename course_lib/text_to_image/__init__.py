@@ -41,21 +41,6 @@ from course_lib.text_to_image.decoder import (
     variations,
 )
 from course_lib.text_to_image.judge import QUESTIONS, Reading, by_objects, read
-from course_lib.text_to_image.decoder import (
-    GUIDANCE,
-    WAYS,
-    Decoder,
-    DecoderData,
-    conditions,
-    decoder_step,
-    edge_weight,
-    from_vectors,
-    generate,
-    mirrored,
-    placed,
-    variations,
-)
-from course_lib.text_to_image.judge import QUESTIONS, Found, Reading, by_objects, read
 from course_lib.text_to_image.prior import PriorNetwork, draw_embeddings, draw_vectors, scaled
 from course_lib.text_to_image.text import (
     LONGEST,
@@ -71,4 +56,3 @@ from course_lib.text_to_image.text import (
     check_tokens,
 )
 from course_lib.text_to_image.upsampler import Upsampler, upsample
-from course_lib.text_to_image.upsampler import Upsampler, draw_pairs, psnr, upsample, upsampler_step
