@@ -60,8 +60,8 @@ class Preset:
 PRESETS = {
     "clip_scenes": Preset(steps=600, batch_size=256, lr=2e-3, options={"twins": True}),
     "prior_scenes": Preset(steps=4000, batch_size=512, lr=2e-3),
-    "decoder_scenes": Preset(steps=6500, batch_size=32, lr=1.5e-3),
-    "upsampler_scenes": Preset(steps=2400, batch_size=16, lr=2e-3),
+    "decoder_scenes": Preset(steps=6463, batch_size=32, lr=1.5e-3),
+    "upsampler_scenes": Preset(steps=1400, batch_size=16, lr=2e-3),
 }
 
 
