@@ -1,6 +1,6 @@
 """Text to image: what the shipped networks understand of a caption, and what of it is seen in the images.
 
-    python benchmarks/text_to_image.py --json text_to_image.json        ten minutes on 2 cores
+    python benchmarks/text_to_image.py --json text_to_image.json        ten minutes on one busy core
 
 | table | what is measured |
 |---|---|
