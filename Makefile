@@ -72,7 +72,8 @@ browser: site ## the lessons and the site in a real browser; screenshots in buil
 	COURSE_OFFLINE=1 $(PY) -m pytest tests/browser -p no:cacheprovider -rs
 
 # busy.py first: it needs a machine at rest, which the others leave warm.
-BENCHMARKS = busy style_transfer upsampling gan generative_timeline diffusion detection segmentation keypoints reconstruction text_to_image notebooks
+BENCHMARKS = busy style_transfer upsampling gan generative_timeline diffusion text_to_image editing detection segmentation \
+	keypoints reconstruction notebooks
 
 bench: $(STAMP) ## measure everything anew into benchmarks/results/*.json (two hours), then the tables
 	@failed=; for name in $(BENCHMARKS); do echo "== $$name"; \

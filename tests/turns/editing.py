@@ -1,0 +1,85 @@
+"""Answers to the turns of lesson 9: two wrong ones of the kind students give, and a right one written differently."""
+
+import itertools
+import math
+
+import torch
+
+
+def psnr_y_wrong_1(y, x, r):
+    """Compares all three colours instead of the brightness."""
+    return -10 * (y - x)[..., r:-r, r:-r].square().mean((1, 2, 3)).log10()
+
+
+def psnr_y_wrong_2(y, x, r):
+    """Forgets to cut the border."""
+    weights = torch.tensor([65.481, 128.553, 24.966]).to(x) / 255
+    return -10 * ((y - x) * weights[:, None, None]).sum(1).square().mean((1, 2)).log10()
+
+
+def psnr_y_other(y, x, r):
+    """Each Y first, by an einsum; 20 log₁₀ of the root; a loop over the images."""
+    weights = torch.tensor([65.481, 128.553, 24.966], dtype=x.dtype)
+    a, b = (torch.einsum("c,bchw->bhw", weights, z) + 16 for z in (y, x))
+    H, W = a.shape[1:]
+    errors = [(p - q)[r : H - r, r : W - r].pow(2).mean().sqrt() for p, q in zip(a, b, strict=True)]
+    return torch.stack([20 * torch.log10(255 / error) for error in errors])
+
+
+def replace_wrong_1(x, known, mask, s, noise, schedule):
+    """Puts the clean image there, whatever the time."""
+    return torch.where(mask, known, x)
+
+
+def replace_wrong_2(x, known, mask, s, noise, schedule):
+    """Takes the mask for what is missing."""
+    a = schedule.alpha_bar[s].item()
+    return torch.where(mask, x, math.sqrt(a) * known + math.sqrt(1 - a) * noise)
+
+
+def replace_other(x, known, mask, s, noise, schedule):
+    """By the library's q_sample, and assignment into a copy."""
+    from course_lib import diffusion
+
+    found, there = x.clone(), mask.expand(x.shape)
+    found[there] = diffusion.q_sample(known, s, noise, schedule)[there]
+    return found
+
+
+def walk_wrong_1(times, n):
+    """One jump too many: n steps up instead of n − 1."""
+    found = [times[0]]
+    for t, s in itertools.pairwise(times):
+        found += [s] + [t, s] * n
+    return found
+
+
+def walk_wrong_2(times, n):
+    """Walks the whole way n times, instead of each step."""
+    return list(times) * n
+
+
+def walk_other(times, n):
+    """Recursion, from the end."""
+    if len(times) == 1:
+        return list(times)
+    return [times[0], times[1]] * (n - 1) + [times[0], *walk_other(times[1:], n)]
+
+
+def begin_wrong_1(image, strength, noise, schedule):
+    """Forgets that diffusion lives in [-1, 1]."""
+    t = round(strength * schedule.T)
+    a = schedule.alpha_bar[t].item()
+    return t, math.sqrt(a) * image + math.sqrt(1 - a) * noise
+
+
+def begin_wrong_2(image, strength, noise, schedule):
+    """Mixes with the strength itself instead of the schedule's numbers."""
+    return round(strength * schedule.T), (1 - strength) * (2 * image - 1) + strength * noise
+
+
+def begin_other(image, strength, noise, schedule):
+    """By the schedule's own square roots."""
+    t = int(strength * schedule.T + 0.5)
+    a, b = schedule.at(t, image)
+    return t, a * (image + image - 1) + b * noise
