@@ -41,6 +41,8 @@ WHAT = {
     "diffusion_cats": "diffusion, 64×64",
     "clip_scenes": "CLIP of scenes with captions, 32×32",
     "prior_scenes": "from a caption's vector to an image's",
+    "super_resolution_x2": "enlarges photographs twice",
+    "super_resolution_x4": "enlarges photographs four times",
     "detector_scenes": "detector of scenes, 64 px",
     "detector_pedestrians": "detector of people on foot",
     "panoptic_scenes": "segmentation of scenes, 64 px",
@@ -59,6 +61,7 @@ SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "tes
          "two objects, image", "two objects, held-out pairs, tokens", "two objects, real scenes")  # fmt: skip
 PERCENT = {"copied", "agreement", "test accuracy", "NME", "retrieval", "swaps of colour", "swaps of shape",
            "swaps of place"}  # fmt: skip
+PERCENT = {"copied", "agreement", "test accuracy", "NME"}
 
 
 @functools.cache
