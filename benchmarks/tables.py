@@ -61,7 +61,6 @@ SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "tes
          "two objects, image", "two objects, held-out pairs, tokens", "two objects, real scenes")  # fmt: skip
 PERCENT = {"copied", "agreement", "test accuracy", "NME", "retrieval", "swaps of colour", "swaps of shape",
            "swaps of place"}  # fmt: skip
-PERCENT = {"copied", "agreement", "test accuracy", "NME"}
 
 
 @functools.cache
