@@ -1,34 +1,31 @@
-"""python -m grading release | check | grade | sandbox
+"""python -m grading release | collect | grade | feedback | export | status | check | sandbox
 
-    python -m grading release upsampling --to folder       the notebook for students, without solutions
-    python -m grading check [upsampling]                   reference, alternative and wrong solutions, as a table
-    python -m grading grade upsampling submissions/ --to results/     every notebook in a folder
-    python -m grading sandbox                              attacks the sandbox of this machine, and says what holds
+    python -m grading release upsampling --course class         the notebook for students, without solutions
+    python -m grading collect upsampling FILES --course class   notebooks out of folders and archives; --dry-run first
+    python -m grading grade upsampling --course class           everything that was handed in
+    python -m grading feedback upsampling --course class        the students' pages anew, with what persons decided
+    python -m grading export upsampling --course class          points as CSV for the learning system
+    python -m grading status upsampling --course class          who handed in, who is graded, what waits for a person
+    python -m grading check [upsampling]                        reference, alternative and wrong solutions, as a table
+    python -m grading sandbox                                   attacks the sandbox of this machine; says what holds
 
-`grade` takes submissions/*.ipynb and submissions/STUDENT/*.ipynb (the newest of a folder). It writes results/scores.csv
-and for each student a page (STUDENT.html) and all reasons (STUDENT.json). Interrupted, it goes on where it was; a
-notebook or an assignment that changed is graded anew.
+What lies where in the course's folder is told in `course.py`. Every command can be interrupted and run again: `grade`
+goes on where it was, and grades anew what changed, a notebook or an assignment.
 """
 
 import argparse
-import hashlib
-import json
-import os
-import secrets
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
 import nbformat
 from tqdm import tqdm
 
 from course_lib.base.checkpoints import write_atomically
 from grading import assignment as assignments
-from grading import feedback
+from grading import batch, collect, feedback
+from grading.course import Course, CourseError
 from grading.grade import grade
-from grading.sandbox import Sandbox, SandboxError, assert_safe, attack
+from grading.sandbox import Sandbox, SandboxError, attack
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,34 +34,42 @@ def main(argv: list[str] | None = None) -> int:
         "python -m grading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    release = commands.add_parser("release", help="write the notebook for students")
-    release.add_argument("name")
-    release.add_argument("--to", type=Path, required=True, help="folder")
-    check = commands.add_parser("check", help="try right and wrong solutions of an assignment")
-    check.add_argument("name", nargs="?")
-    check.add_argument("--write", action="store_true", help="write the table to assignments/README.md")
-    graded = commands.add_parser("grade", help="grade a folder of notebooks")
-    graded.add_argument("name")
-    graded.add_argument("submissions", type=Path)
-    graded.add_argument("--to", type=Path, required=True, help="folder for the results")
-    graded.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    graded.add_argument("--no-sandbox", action="store_true", help="run submissions with your own rights: trusted only")
-    commands.add_parser("sandbox", help="attack the sandbox of this machine")
+    for name, (run, what) in _COMMANDS.items():
+        command = commands.add_parser(name, help=what)
+        command.set_defaults(run=run)
+        if name == "sandbox":
+            continue
+        command.add_argument("name", nargs="?" if name == "check" else None, help="of the assignment")
+        if name == "check":
+            command.add_argument("--write", action="store_true", help="write the table to assignments/README.md")
+            continue
+        command.add_argument("--course", type=Path, default=Path("."), help="the course's folder; this one by default")
+        if name == "collect":
+            command.add_argument("sources", type=Path, nargs="+", help="folders, archives, notebooks")
+            command.add_argument("--dry-run", action="store_true", help="only say who would be matched with what")
+        if name == "grade":
+            command.add_argument("--workers", type=int, default=0, help="sandboxes at once; one a processor by default")
+            command.add_argument("--no-sandbox", action="store_true", help="run with your own rights: trusted only")
     args = parser.parse_args(argv)
     try:
-        return {"release": _release, "check": _check, "grade": _grade, "sandbox": _sandbox}[args.command](args)
-    except (assignments.AssignmentError, SandboxError, OSError) as error:
+        return args.run(args)
+    except (assignments.AssignmentError, CourseError, collect.CollectError, SandboxError, OSError) as error:
         print(f"grading: {error}", file=sys.stderr)
         return 1
 
 
 def _release(args: argparse.Namespace) -> int:
     made = assignments.load(args.name)
-    args.to.mkdir(parents=True, exist_ok=True)
-    path = args.to / made.path.name
+    path = args.course / "release" / made.name / made.path.name
+    notebook = made.release()
     if path.exists():
-        raise OSError(f"{path} is there already; nothing is overwritten")
-    nbformat.write(made.release(), path)
+        before = nbformat.read(path, as_version=4).metadata.get("grading", {}).get("version", "unknown")
+        if before == made.version:
+            print(f"{path}: released already, version {before}")
+            return 0
+        path.rename(path.with_name(f"{made.name}.{before}.ipynb"))  # nothing is overwritten
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, nbformat.writes(notebook).encode())
     print(f"{path}: {len(made.exercises)} exercises, {made.points:g} points, version {made.version}")
     return 0
 
@@ -108,72 +113,84 @@ def _table(made: assignments.Assignment, sandbox: Sandbox) -> tuple[str, int]:
     return "\n".join(lines) + "\n", faults
 
 
-def _submissions(folder: Path) -> dict[str, Path]:
-    """The newest notebook of each student."""
-    if not folder.is_dir():
-        raise OSError(f"expected a folder of notebooks, got {folder}")
-    found = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
-    for student in sorted(path for path in folder.iterdir() if path.is_dir()):
-        notebooks = sorted(student.glob("*.ipynb"), key=lambda path: path.stat().st_mtime)
-        if notebooks:
-            found[student.name] = notebooks[-1]
-    if not found:
-        raise OSError(f"no notebooks in {folder}")
-    return found
+def _course(args: argparse.Namespace) -> Course:
+    return Course(args.course, assignments.load(args.name))
 
 
-def _grade(args: argparse.Namespace) -> int:
-    made, found = assignments.load(args.name), _submissions(args.submissions)
-    args.to.mkdir(parents=True, exist_ok=True)
-    secret_file = args.to / ".secret"  # the same inputs again when grading goes on
-    if not secret_file.exists():
-        write_atomically(secret_file, secrets.token_hex().encode())
-    secret = secret_file.read_text()
-    isolated = not args.no_sandbox
-    if not isolated:
-        print("\033[31mWITHOUT A SANDBOX: submissions run with your rights.\033[0m", file=sys.stderr)
-    idle: SimpleQueue[Sandbox] = SimpleQueue()
-    workers = [Sandbox(isolated) for _ in range(max(1, min(args.workers, len(found))))]
-    try:
-        if isolated:
-            assert_safe(workers[0])
-        for worker in workers:
-            idle.put(worker)
-
-        def one(student: str) -> tuple[str, dict[str, Any]]:
-            content = found[student].read_bytes()
-            key = hashlib.sha256(content + made.version.encode()).hexdigest()
-            path = args.to / f"{student}.json"
-            if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
-                return student, before
-            worker = idle.get()
-            try:
-                report = {"key": key, "sandbox": isolated, **_report(made, content, worker, f"{secret} {student}")}
-            finally:
-                idle.put(worker)
-            write_atomically(args.to / f"{student}.html", feedback.page(made, report).encode())
-            write_atomically(path, json.dumps(report, ensure_ascii=False, indent=1).encode())
-            return student, report
-
-        with ThreadPoolExecutor(len(workers)) as pool:
-            reports = dict(tqdm(pool.map(one, found), made.name, total=len(found)))
-    finally:
-        for worker in workers:
-            worker.close()
-    write_atomically(args.to / "scores.csv", feedback.table(reports).encode("utf-8-sig"))
-    print(f"{args.to / 'scores.csv'}: {len(reports)} students")
+def _collect(args: argparse.Namespace) -> int:
+    course = _course(args)
+    rows = collect.collect(course, args.sources, args.dry_run)
+    roster = args.course / "roster.csv"
+    found = collect.table(rows, collect.Roster.read(roster) if roster.exists() else None)
+    for line in found:
+        print("  ".join(f"{text:{width}}" for text, width in zip(line, (16, 24, 20, 14, 0), strict=True)).rstrip())
+    if not args.dry_run:
+        write_atomically(course.results / "collected.csv", feedback.table(found).encode("utf-8-sig"))
+    left = sum(row.outcome not in ("new", "there already") for row in rows)
+    print(f"{len(rows) - left} notebooks{' would be' * args.dry_run} collected, {left} left out")
     return 0
 
 
-def _report(made: assignments.Assignment, content: bytes, sandbox: Sandbox, secret: str) -> dict[str, Any]:
-    try:
-        notebook = nbformat.reads(content.decode("utf-8-sig"), as_version=4)
-    except Exception as error:  # nbformat raises many kinds
-        notebook = nbformat.v4.new_notebook()
-        report = feedback.as_dict(grade(made, notebook, sandbox, secret))
-        report["flags"].append(f"not a notebook that can be read: {type(error).__name__}: {error}"[:500])
-        return report
-    return feedback.as_dict(grade(made, notebook, sandbox, secret))
+def _grade(args: argparse.Namespace) -> int:
+    course = _course(args)
+    if not course.attempts():
+        raise OSError(f"no notebooks in {args.course / 'submitted'}: collect them first")
+    if args.no_sandbox:
+        print("\033[31mWITHOUT A SANDBOX: submissions run with your rights.\033[0m", file=sys.stderr)
+    batch.grade_all(course, args.workers, not args.no_sandbox)
+    missing = course.ask(course.reports())
+    if missing:
+        print(f"{course.results / 'by_hand.csv'}: {missing} decisions of a person are missing")
+    return _feedback(args) or _export(args)
+
+
+def _feedback(args: argparse.Namespace) -> int:
+    course = _course(args)
+    reports, given = course.reports(), course.by_hand()
+    totals = course.totals(reports)
+    for student, report in reports.items():
+        comments = {item: row.get("comment") or "" for (who, item), row in given.items() if who == student}
+        path = course.folder / "feedback" / student / course.name / f"{course.name}.html"
+        write_atomically(path, feedback.page(course, report, totals[student], comments).encode())
+    path = course.results / "index.html"
+    write_atomically(path, feedback.index(course, feedback.rows(course, reports, totals)).encode())
+    print(f"{path}: {len(reports)} students, and a page for each in {course.folder / 'feedback'}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    course = _course(args)
+    reports = course.reports()
+    path = course.results / "scores.csv"
+    found = feedback.rows(course, reports, course.totals(reports))
+    write_atomically(path, feedback.table(found).encode("utf-8-sig"))
+    print(f"{path}: {len(reports)} students")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    course = _course(args)
+    attempts, reports = course.attempts(), course.reports()
+    totals = course.totals(reports)
+    roster = args.course / "roster.csv"
+    expected = list(collect.Roster.read(roster).names) if roster.exists() else []
+    print(f"{course.name}, version {course.assignment.version}, due {course.deadline() or 'at any time'}")
+    for student in sorted({*attempts, *reports, *expected}):
+        if student not in attempts:
+            print(f"{student:24}  nothing handed in")
+            continue
+        chosen = course.chosen(student, attempts[student])
+        report = reports.get(student)
+        if report is None:
+            state = "not graded"
+        elif report["key"] != batch.key_of(course, chosen.path.read_bytes()):
+            state = "graded, but the notebook or the assignment has changed since"
+        else:
+            total = totals[student]
+            state = f"{total.total:g} points" + (f", a person decides: {', '.join(total.waits)}" if total.waits else "")
+        late = course.days_late(student, chosen.time)
+        print(f"{student:24}  {len(attempts[student])} handed in{f', {late} days late' if late else ''}; {state}")
+    return 0
 
 
 def _sandbox(args: argparse.Namespace) -> int:
@@ -183,6 +200,17 @@ def _sandbox(args: argparse.Namespace) -> int:
         print(f"{'REACHED' if got_through else 'refused'}  {name}")
     return 1 if any(outcomes.values()) else 0
 
+
+_COMMANDS = {
+    "release": (_release, "write the notebook for students"),
+    "collect": (_collect, "sort notebooks out of folders and archives"),
+    "grade": (_grade, "grade what was handed in"),
+    "feedback": (_feedback, "write the students' pages"),
+    "export": (_export, "write the points for the learning system"),
+    "status": (_status, "say who handed in, who is graded, what waits for a person"),
+    "check": (_check, "try right and wrong solutions of an assignment"),
+    "sandbox": (_sandbox, "attack the sandbox of this machine"),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -131,6 +131,7 @@ class Assignment:
                 cell.metadata["editable"] = cell.metadata["deletable"] = False
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
+        notebook.metadata["grading"] = {"assignment": self.name, "version": self.version}
         return notebook
 
     def filled(self, solutions: dict[str, str]) -> Any:

@@ -168,11 +168,13 @@ class Outcome:
         parts: with their reasons; together they are worth all its points.
         missing: names that the submission does not define: perhaps nobody's fault but the matching's, so a person
             should look.
+        fault: what went wrong in the check itself on this answer; a person must look.
     """
 
     exercise: Exercise
     parts: list[Part] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    fault: str = ""
 
     @property
     def earned(self) -> float:
@@ -195,6 +197,8 @@ def run(exercise: Exercise, student: Student, rng: torch.Generator) -> Outcome:
             outcome.parts.append(part)
     except StudentError as error:
         reason = str(error)
+    except Exception as error:  # an answer of a kind that the check does not expect must not stop the batch
+        reason = outcome.fault = f"the check could not judge this answer ({type(error).__name__}: {error})"[:500]
     else:
         reason = ""
     left = exercise.points - sum(part.points for part in outcome.parts)

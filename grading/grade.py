@@ -10,6 +10,7 @@ import torch
 
 from grading.assignment import Assignment
 from grading.checks import Outcome, Student, StudentError, run
+from grading.match import match, without_magics
 from grading.sandbox import Job, Limits, Sandbox
 
 CELL_SECONDS = 60.0  # for a cell; the release's own take 20 s at most
@@ -24,8 +25,10 @@ class Report:
         assignment: its name.
         version: of the assignment.
         outcomes: of the exercises.
-        errors: of the cells that failed, by their number in the notebook from 1.
-        flags: what an instructor should look at: forbidden calls, a process that ended.
+        errors: of the cells that failed, by their number in the notebook from 1; 0 is what the assignment gives.
+        flags: what an instructor should look at: forbidden calls, a process that ended, cells in unusual places.
+        doubts: why a person must decide, by exercise or question; such an exercise has no points until then.
+        answers: to the questions that a person grades.
     """
 
     assignment: str
@@ -33,6 +36,8 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
+    doubts: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
 
     @property
     def earned(self) -> float:
@@ -53,13 +58,14 @@ def grade(assignment: Assignment, notebook: Any, sandbox: Sandbox, secret: str, 
 
     Args:
         assignment: with the hidden checks.
-        notebook: the submission, of nbformat 4; of it only the sources of code cells are used.
+        notebook: the submission, of nbformat 4; of it only the sources of cells are used, and names to find them by.
         sandbox: to run it in.
         secret: words that no student knows and a regrade repeats; the checks' inputs are drawn from them.
         limits: of the process.
     """
-    report = Report(assignment.name, assignment.version)
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    matched = match(assignment, notebook)
+    report = Report(assignment.name, assignment.version, flags=matched.notes, answers=matched.answers)
+    sources = dict(matched.sources)
     report.flags += forbidden_calls(assignment, sources)
     deadly: set[int] = set()
     job = _prepared(sandbox, limits, sources, deadly, report)
@@ -73,14 +79,22 @@ def grade(assignment: Assignment, notebook: Any, sandbox: Sandbox, secret: str, 
                 report.flags.append(f"the process ended in {exercise.name}: {report.outcomes[-1].parts[-1].reason}")
     finally:
         job.close()
+    report.doubts = {name: why for name, why in matched.doubts.items() if name in assignment.questions}
+    for outcome in report.outcomes:
+        name = outcome.exercise.name
+        doubt = outcome.fault or (matched.doubts.get(name) if outcome.missing else None)
+        if doubt and outcome.earned < outcome.exercise.points:
+            report.doubts[name] = doubt
     return report
 
 
-def _prepared(sandbox: Sandbox, limits: Limits | None, sources: list[str], deadly: set[int], report: Report) -> Job:
+def _prepared(
+    sandbox: Sandbox, limits: Limits | None, sources: dict[int, str], deadly: set[int], report: Report
+) -> Job:
     """A process in which all cells have run but those that end it; these are found, and left out the next time."""
     while True:
         job, left = sandbox.start(limits), ALL_SECONDS
-        for number, source in enumerate(sources, 1):
+        for number, source in sources.items():
             if number in deadly:
                 continue
             begun = time.monotonic()
@@ -99,15 +113,13 @@ def _prepared(sandbox: Sandbox, limits: Limits | None, sources: list[str], deadl
             return job
 
 
-def forbidden_calls(assignment: Assignment, sources: list[str]) -> list[str]:
+def forbidden_calls(assignment: Assignment, sources: dict[int, str]) -> list[str]:
     """Where a submission calls what an exercise forbids, found in its text: for the instructor, not a verdict."""
     forbidden = {name: exercise.name for exercise in assignment.exercises for name in exercise.forbids}
     found = []
-    for number, source in enumerate(sources, 1):
+    for number, source in sources.items():
         try:
-            tree = ast.parse(
-                "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
-            )
+            tree = ast.parse(without_magics(source))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         for node in ast.walk(tree):

@@ -1,0 +1,446 @@
+"""Find students' notebooks in what learning systems hand out: folders and archives, whoever filled them.
+
+A part of a path names the student: the first one from outside in that follows a learning system's pattern or stands on
+the roster. What lies deeper was packed by the student and is not believed, neither its names nor its times. Names are
+only read; every file is written to a place that the grader chooses, and none that is there is overwritten.
+"""
+
+import csv
+import difflib
+import hashlib
+import itertools
+import lzma
+import os
+import re
+import stat
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from course_lib.base.checkpoints import write_atomically
+from grading.course import TIME, Course, readable
+from grading.match import match
+
+MAX_NOTEBOOK = 50 * 2**20  # bytes
+MAX_UNPACKED = 500 * 2**20  # bytes of notebooks and archives in an archive that a student packed
+MAX_MEMBERS = 20_000  # of such an archive
+MAX_DEPTH = 4  # archives in archives
+LEAST_SHARE = 0.25  # of the assignment's cells that a notebook must have
+_SKIPPED = {"__MACOSX", "node_modules"}
+_UNREAD = (".rar", ".7z", ".tar", ".gz", ".tgz", ".xz", ".bz2")
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, NotImplementedError, EOFError, OSError,
+    ValueError,
+)  # fmt: skip
+
+# How learning systems name what a student handed in. `rest` is the student's own choice.
+_PATTERNS = {
+    "Moodle": re.compile(r"(?P<name>.+?)_(?P<number>\d+)_assignsubmission_(?:file|onlinetext)_?(?P<rest>.*)"),
+    "name - time - file": re.compile(
+        r"(?P<name>.+?) - (?P<time>\d{4}-\d\d-\d\d \d\d-\d\d-\d\d)(?:-\d+)? - (?P<rest>.+)"
+    ),
+    "attempt": re.compile(r".+?_(?P<name>\w+?)_attempt_(?P<time>\d{4}(?:-\d\d){5})(?:_(?P<rest>.+))?"),
+    "Canvas": re.compile(r"(?P<name>[^\W_]+)(?P<late>_LATE)?_(?P<number>\d+)_\d+_(?P<rest>.+)"),
+}
+_COPY = re.compile(r"\s*\((\d+)\)|-Copy(\d*)|(?<=[^\d])-(\d{1,2})$")
+
+
+class CollectError(ValueError):
+    """A roster or a source that cannot be read; the message says what was expected."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A notebook and what its surroundings say of it.
+
+    Attributes:
+        parts: names from outside in, the last one the notebook's.
+        time: when it was handed in, local: of the learning system, else of the outermost file.
+        content: its bytes.
+    """
+
+    parts: tuple[str, ...]
+    time: datetime
+    content: bytes
+
+    @property
+    def where(self) -> str:
+        return "/".join(self.parts)
+
+
+class Reader:
+    """Reads notebooks out of folders and archives, within limits.
+
+    Attributes:
+        problems: what was not read, and why, by its place.
+    """
+
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+
+    def read(self, source: Path) -> Iterator[Found]:
+        """Every notebook in a source.
+
+        Args:
+            source: a folder, an archive of a learning system, or a notebook.
+
+        Raises:
+            CollectError: there is no such thing.
+        """
+        if source.is_dir():
+            for folder, folders, files in os.walk(source):
+                folders[:] = sorted(name for name in folders if not (name.startswith(".") or name in _SKIPPED))
+                parts = Path(folder).relative_to(source).parts
+                for name in sorted(files):
+                    yield from self._file(Path(folder) / name, (*parts, name))
+        elif source.suffix.lower() == ".zip" and source.is_file():
+            with source.open("rb") as file:
+                yield from self._archive(file, (), _time_of(source), 0)
+        elif source.is_file():
+            yield from self._file(source, (source.name,))
+        else:
+            raise CollectError(f"expected a folder, an archive or a notebook, got {source}")
+
+    def _file(self, path: Path, parts: tuple[str, ...]) -> Iterator[Found]:
+        where, kind = "/".join(parts), path.suffix.lower()
+        if kind not in (".ipynb", ".zip", *_UNREAD):
+            return
+        state = path.lstat()
+        if not stat.S_ISREG(state.st_mode):
+            self.problems[where] = "a link or a device, not a file"
+        elif kind in _UNREAD:
+            self.problems[where] = f"{kind} is not read: unpack it, or ask for a .zip"
+        elif kind == ".zip":
+            with path.open("rb") as file:
+                yield from self._archive(file, parts, _time_of(path), 1)
+        elif state.st_size > MAX_NOTEBOOK:
+            self.problems[where] = f"larger than {MAX_NOTEBOOK >> 20} MB"
+        else:
+            yield Found(parts, self._stamp(path) or _time_of(path), path.read_bytes())
+
+    @staticmethod
+    def _stamp(path: Path) -> datetime | None:
+        """What nbgrader writes beside a submission."""
+        try:
+            return datetime.fromisoformat((path.parent / "timestamp.txt").read_text()[:19])
+        except (OSError, ValueError):
+            return None
+
+    def _archive(self, file: BinaryIO, parts: tuple[str, ...], time: datetime, depth: int) -> Iterator[Found]:
+        where = "/".join(parts)
+        left = MAX_UNPACKED if depth else float("inf")  # the outermost is the learning system's
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if depth and len(archive.infolist()) > MAX_MEMBERS:
+                    raise ValueError(f"more than {MAX_MEMBERS} files")
+                for member in archive.infolist():
+                    names = _member_parts(member)
+                    kind = PurePosixPath(names[-1]).suffix.lower() if names else ""
+                    place = "/".join((*parts, *names))
+                    if any(name.startswith(".") or name in _SKIPPED for name in names) or member.is_dir():
+                        continue
+                    if kind in _UNREAD:
+                        self.problems[place] = f"{kind} is not read: unpack it, or ask for a .zip"
+                    if kind not in (".ipynb", ".zip"):
+                        continue
+                    most = MAX_NOTEBOOK if kind == ".ipynb" else MAX_UNPACKED
+                    try:
+                        content = _unpack(archive, member, most, left)
+                    except _BROKEN as error:
+                        self.problems[place] = f"not read: {error}"
+                        continue
+                    left -= len(content)
+                    inner = time if depth else _member_time(member) or time
+                    if kind == ".ipynb":
+                        yield Found((*parts, *names), inner, content)
+                    elif depth + 1 >= MAX_DEPTH:
+                        self.problems[place] = f"archives in archives, more than {MAX_DEPTH} deep"
+                    else:
+                        yield from self._nested(content, (*parts, *names), inner, depth + 1)
+        except _BROKEN as error:
+            self.problems[where or "archive"] = f"not read: {error}"
+
+    def _nested(self, content: bytes, parts: tuple[str, ...], time: datetime, depth: int) -> Iterator[Found]:
+        yield from self._archive(BytesIO(content), parts, time, depth)
+
+
+def _time_of(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.lstat().st_mtime).replace(microsecond=0)
+
+
+def _member_time(member: zipfile.ZipInfo) -> datetime | None:
+    try:
+        return datetime(*member.date_time) if member.date_time[0] > 1980 else None
+    except ValueError:
+        return None
+
+
+def _member_parts(member: zipfile.ZipInfo) -> tuple[str, ...]:
+    """A member's path, in which `..` and roots mean nothing; Cyrillic of old programs is read as such."""
+    name = member.filename
+    if not member.flag_bits & 0x800:  # not said to be UTF-8, so Python took it for code page 437
+        raw = name.encode("cp437", "replace")
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError:
+            name = raw.decode("cp866", "replace")
+    return tuple(part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..") and not part.endswith(":"))
+
+
+def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, left: float) -> bytes:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("an unusual compression")  # others can ask for gigabytes before the first byte
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise ValueError("a link, not a file")
+    if member.file_size > most:  # zipfile reads no more of a member than its header says
+        raise ValueError(f"larger than {most >> 20} MB")
+    if member.file_size > left:
+        raise ValueError(f"its archive holds more than {MAX_UNPACKED >> 20} MB")
+    with archive.open(member) as file:
+        return file.read(most)
+
+
+# --- who it is
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a notebook is.
+
+    Attributes:
+        student: the id; None where nobody was recognised.
+        how: by what, or why not.
+        time: that the learning system wrote into the name.
+        late: the learning system says so.
+    """
+
+    student: str | None
+    how: str
+    time: datetime | None = None
+    late: bool = False
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The students of a course.
+
+    Attributes:
+        names: of each, by id: full names and whatever else the table says (addresses, numbers, logins).
+    """
+
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "Roster":
+        """A roster from a table: a column `id`, and `name` or `first name` and `last name`; others are aliases.
+
+        Raises:
+            CollectError: it has no such columns, an id twice, or one that cannot be a folder's name.
+        """
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)  # Excel writes ; in some countries
+        names: dict[str, list[str]] = {}
+        for row in csv.DictReader(text.splitlines(), delimiter=delimiter):
+            cells = {
+                (key or "").strip().casefold().replace("_", " "): (value or "") for key, value in row.items() if key
+            }
+            cells = {key: value.strip() for key, value in cells.items()}
+            student = cells.pop("id", "") or cells.pop("id number", "") or cells.pop("student id", "")
+            if not student or safe(student) != student or student in names:
+                raise CollectError(
+                    f"{path.name}: expected a column id, each once and fit for a folder; got {student!r}"
+                )
+            full = " ".join(cells.pop(key, "") for key in ("first name", "middle name", "last name"))
+            local = [value.partition("@")[0] for value in cells.values() if "@" in value]
+            names[student] = [name for name in (student, full.strip(), *cells.values(), *local) if name]
+        if not names:
+            raise CollectError(f"{path.name}: expected a row for each student, got none")
+        return cls(names)
+
+    def find(self, text: str, number: str | None = None) -> tuple[str | None, str]:
+        """The student that a text names, and by what; None and why where none or several fit.
+
+        Args:
+            text: as a learning system or a student wrote it.
+            number: an id of the learning system.
+        """
+        words, plain = _words(text), _words(latin(text))
+        if not words:
+            return None, f"{text!r} names nobody"
+        ways = {
+            "number": lambda name: number is not None and name == number,
+            "name": lambda name: set(_words(name)) == set(words),
+            "name in other letters": lambda name: _joined(_words(latin(name)), plain),
+            "part of the name": lambda name: _within(_words(name), words) or _within(_words(latin(name)), plain, 2),
+        }
+        for how, fits in ways.items():
+            hits = [student for student, names in self.names.items() if any(fits(name) for name in names)]
+            if len(hits) == 1:
+                return hits[0], how
+            if hits:
+                return None, f"{text!r} could be {' or '.join(sorted(hits))}"
+        known = {" ".join(sorted(_words(latin(n)))): student for student, names in self.names.items() for n in names}
+        near = difflib.get_close_matches(" ".join(sorted(plain)), known, n=1)
+        return None, f"{text!r} is not on the roster" + (f"; nearest: {known[near[0]]}" if near else "")
+
+
+def _words(text: str) -> list[str]:
+    text = unicodedata.normalize("NFKC", text).casefold().replace("ё", "е")
+    return re.findall(r"[^\W_]+", text)
+
+
+_LETTERS = dict(zip("абвгдезийклмнопрстуфхыэ", "abvgdeziiklmnoprstufhye", strict=True)) | {
+    "ё": "e", "ж": "zh", "ц": "ts", "ч": "ch", "ш": "sh", "щ": "shch", "ъ": "", "ь": "", "ю": "iu", "я": "ia",
+}  # fmt: skip
+
+
+def latin(text: str) -> str:
+    """A name in Latin letters; the spellings that are in use for one Russian name come out alike."""
+    text = "".join(_LETTERS.get(letter, letter) for letter in unicodedata.normalize("NFKC", text).casefold())
+    for spelling, plain in (("kh", "h"), ("yu", "iu"), ("ya", "ia"), ("yo", "e"), ("y", "i"), ("j", "i"), ("ii", "i")):
+        text = text.replace(spelling, plain)
+    return text
+
+
+def _joined(name: list[str], words: list[str]) -> bool:
+    """Whether words are a name's, in any order and perhaps written together as by Canvas."""
+    return len(name) <= 4 and any("".join(order) == "".join(words) for order in itertools.permutations(name))
+
+
+def _within(name: list[str], words: list[str], least: int = 1) -> bool:
+    """Whether a name of two words, or one that cannot be a counter, is among words."""
+    return set(name) <= set(words) and len(name) >= least and (len(name) > 1 or len(name[0]) > 3)
+
+
+def safe(name: str) -> str:
+    """A name as a folder may have it, on every system."""
+    name = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c)[0] != "C")
+    return re.sub(r'[/\\:*?"<>|]', "_", name).strip(" .")[:100] or "_"
+
+
+def copy_number(name: str) -> int:
+    """Which copy a file's name says it is: 1 of "hw (1).ipynb" and "hw-Copy1.ipynb", 0 of "hw.ipynb"."""
+    found = _COPY.search(name.removesuffix(".ipynb"))
+    return max((int(number or 1) for number in found.groups() if number is not None), default=0) if found else 0
+
+
+def _written_time(text: str | None) -> datetime | None:
+    try:
+        return datetime(*map(int, re.findall(r"\d+", text))) if text else None
+    except ValueError:
+        return None
+
+
+def owner(parts: tuple[str, ...], roster: Roster | None) -> Owner:
+    """Whose a notebook at that place is; without a roster, the first name that a learning system wrote, or its folder.
+
+    Args:
+        parts: names from outside in.
+        roster: the students, if it is known who they are.
+    """
+    why = ""
+    for part in parts:
+        stem = re.sub(r"(?i)\.(ipynb|zip)$", "", part)
+        for kind, pattern in _PATTERNS.items():
+            if found := pattern.fullmatch(stem):
+                said = found.groupdict()
+                time = _written_time(said.get("time"))
+                student, how = (safe(said["name"]), "name")
+                if roster is not None:
+                    student, how = roster.find(said["name"], said.get("number"))
+                return Owner(student, f"{kind}: {how}", time, bool(said.get("late")))
+        if roster is not None:
+            student, how = roster.find(_COPY.sub("", stem))
+            if student is not None:
+                return Owner(student, how)
+            why = why or how
+    if roster is not None:
+        return Owner(None, why)
+    return Owner(safe(_COPY.sub("", re.sub(r"(?i)\.(ipynb|zip)$", "", parts[0]))), "outermost name")
+
+
+# --- into the course's folder
+
+
+@dataclass(frozen=True)
+class Row:
+    """What becomes of one notebook.
+
+    Attributes:
+        where: its place in what was collected.
+        owner: whose it is.
+        time: when it was handed in.
+        outcome: "new", "there already", or why it is left out.
+    """
+
+    where: str
+    owner: Owner
+    time: datetime | None
+    outcome: str
+
+
+def collect(course: Course, sources: list[Path], dry: bool = False) -> list[Row]:
+    """Put every notebook of an assignment where `grade` looks for it; none that is there is overwritten or repeated.
+
+    Args:
+        course: its roster.csv, if there is one, says who the students are.
+        sources: folders, archives and notebooks.
+        dry: only say what would happen.
+
+    Raises:
+        CollectError: the roster or a source cannot be read.
+    """
+    path = course.folder / "roster.csv"
+    roster = Roster.read(path) if path.exists() else None
+    reader, rows = Reader(), []
+    seen: dict[str, set[str]] = {}
+    for source in sources:
+        for found in tqdm(reader.read(source), source.name, unit=" notebooks"):
+            whose = owner(found.parts, roster)
+            time = whose.time or found.time
+            outcome = _outcome(course, found.content) if whose.student else f"nobody's: {whose.how}"
+            if outcome == "new":
+                digest = hashlib.sha256(found.content).hexdigest()[:16]
+                folder = course.folder / "submitted" / whose.student / course.name
+                there = seen.setdefault(whose.student, {old.stem.rpartition("_")[2] for old in folder.glob("*.ipynb")})
+                if digest in there:
+                    outcome = "there already"
+                elif not dry:
+                    number = copy_number(found.parts[-1])
+                    target = folder / f"{time:{TIME}}_{number:02d}_{digest}.ipynb"
+                    write_atomically(target, found.content)
+                there.add(digest)
+            rows.append(Row(found.where, whose, time, outcome))
+    rows += [Row(where, Owner(None, ""), None, why) for where, why in reader.problems.items()]
+    return rows
+
+
+def _outcome(course: Course, content: bytes) -> str:
+    """Whether it is this assignment's; what cannot be read is taken too, for a person to see."""
+    try:
+        share = match(course.assignment, readable(content)).share
+    except ValueError:
+        return "new"
+    return "new" if share >= LEAST_SHARE else f"not this assignment ({share:.0%} of its cells are there)"
+
+
+def table(rows: list[Row], roster: Roster | None = None) -> list[list[str]]:
+    """Who is matched with what, the unmatched last, after a row of titles; then students with nothing."""
+    found = [["student", "by", "handed in", "outcome", "from"]]
+    for row in sorted(rows, key=lambda row: (row.owner.student is None, row.owner.student or "", row.where)):
+        time = f"{row.time:%Y-%m-%d %H:%M:%S}" if row.time else ""
+        late = ", marked late there" if row.owner.late else ""
+        found.append([row.owner.student or "?", row.owner.how + late, time, row.outcome, row.where])
+    taken = {row.owner.student for row in rows if row.outcome in ("new", "there already")}
+    return found + [
+        [student, "", "", "nothing found", ""] for student in (roster.names if roster else []) if student not in taken
+    ]
