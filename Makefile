@@ -21,7 +21,7 @@ MADE := $(VENV)/.course-made-this-venv
 # run in another folder.
 export PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(BIN):$(PATH)
 
-.PHONY: help install lab test units oldest colab run site browser bench tables checkpoints address clean
+.PHONY: help install lab test units oldest colab run site browser bench grade tables checkpoints address clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +79,9 @@ bench: $(STAMP) ## measure everything anew into benchmarks/results/*.json (two h
 	@failed=; for name in $(BENCHMARKS); do echo "== $$name"; \
 		$(PY) benchmarks/$$name.py --json benchmarks/results/$$name.json || failed="$$failed $$name"; done; \
 		$(PY) benchmarks/tables.py; [ -z "$$failed" ] || { echo "bars missed:$$failed" >&2; exit 1; }
+
+grade: $(STAMP) ## release, collect and grade a small class with all that goes wrong, in build/grade
+	COURSE_OFFLINE=1 $(PY) tests/sample_course.py build/grade
 
 tables: $(STAMP) ## write the numbers of README, data/README and the lessons from their sources
 	$(PY) benchmarks/tables.py

@@ -14,6 +14,7 @@ goes on where it was, and grades anew what changed, a notebook or an assignment.
 """
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from course_lib.base.checkpoints import write_atomically
 from grading import assignment as assignments
-from grading import batch, collect, feedback
+from grading import batch, collect, feedback, gradebook
 from grading.course import Course, CourseError
 from grading.grade import grade
 from grading.sandbox import Sandbox, SandboxError, attack
@@ -147,7 +148,7 @@ def _grade(args: argparse.Namespace) -> int:
 def _feedback(args: argparse.Namespace) -> int:
     course = _course(args)
     reports, given = course.reports(), course.by_hand()
-    totals = course.totals(reports)
+    totals = course.totals(reports, gradebook.given(course))
     for student, report in reports.items():
         comments = {item: row.get("comment") or "" for (who, item), row in given.items() if who == student}
         path = course.folder / "feedback" / student / course.name / f"{course.name}.html"
@@ -161,17 +162,21 @@ def _feedback(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     course = _course(args)
     reports = course.reports()
+    totals = course.totals(reports, gradebook.given(course))
     path = course.results / "scores.csv"
-    found = feedback.rows(course, reports, course.totals(reports))
+    found = feedback.rows(course, reports, totals)
     write_atomically(path, feedback.table(found).encode("utf-8-sig"))
     print(f"{path}: {len(reports)} students")
+    if importlib.util.find_spec("nbgrader"):
+        gradebook.write(course, reports, totals)
+        print(f"{course.folder / 'gradebook.db'}: for nbgrader's formgrader")
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
     course = _course(args)
     attempts, reports = course.attempts(), course.reports()
-    totals = course.totals(reports)
+    totals = course.totals(reports, gradebook.given(course))
     roster = args.course / "roster.csv"
     expected = list(collect.Roster.read(roster).names) if roster.exists() else []
     print(f"{course.name}, version {course.assignment.version}, due {course.deadline() or 'at any time'}")

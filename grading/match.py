@@ -104,7 +104,7 @@ def defined(source: str) -> set[str] | None:
 
 
 def _words(source: str) -> list[str]:
-    return re.findall(r"\w+|[^\w\s]", source)[:MAX_WORDS]
+    return re.findall(r"\w+|[^\w\s]", source[: 20 * MAX_WORDS])[:MAX_WORDS]
 
 
 def likeness(given: str, found: str) -> float:

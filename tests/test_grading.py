@@ -1,5 +1,6 @@
 """The grader against those who would fool it: wire, sandbox, and attacks as real submissions beside honest ones."""
 
+import csv
 import json
 import shutil
 
@@ -347,35 +348,126 @@ def run(*words):
     return main([str(word) for word in words])
 
 
-def test_a_folder_is_released_graded_and_goes_on(tmp_path, capsys):
+def submitted(folder, student, notebook, time="2026-05-01_12-00-00", number=0):
+    path = folder / "submitted" / student / "upsampling" / f"{time}_{number:02d}_x.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(notebook if isinstance(notebook, str) else json.dumps(notebook))
+    return path
+
+
+def scores(folder):
+    rows = list(csv.reader((folder / "results" / "upsampling" / "scores.csv").read_text("utf-8-sig").splitlines()))
+    return {row[0].removeprefix("'"): dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+
+
+def test_a_course_is_graded_goes_on_and_asks_a_person(tmp_path, capsys):
     made = assignment.load("upsampling")
-    folder, results = tmp_path / "in", tmp_path / "out"
-    for student, notebook in (("Анна", made.source), ("=cmd", made.release())):
-        (folder / student).mkdir(parents=True)
-        nbformat.write(notebook, folder / student / "work (1).ipynb")
-    (folder / "broken.ipynb").write_text("{<script>")
-    assert run("grade", "upsampling", folder, "--to", results, "--no-sandbox", "--workers", 1) == 0
+    answered = made.filled({"explain": "Because <script>alert(1)</script> of \ud800 the weights."})
+    words = ("upsampling", "--course", tmp_path)
+    grading = ("grade", *words, "--no-sandbox", "--workers", 1)
+    submitted(tmp_path, "Анна", answered)
+    submitted(tmp_path, "=cmd", made.release())
+    submitted(tmp_path, "broken", "{<script>")
+    submitted(tmp_path, "late", made.filled({"explain": "", "linear": "1/0"}), "2026-05-03_12-00-01")
+    (tmp_path / "course.ini").write_text("[upsampling]\ndeadline = 2026-05-01 12:00\npenalty = 10%\n")
+    assert run(*grading) == 0
     assert "WITHOUT A SANDBOX" in capsys.readouterr().err
-    rows = (results / "scores.csv").read_text("utf-8-sig").splitlines()
-    assert rows[0] == "student,kernels,linear,transposed,shuffle,blur,learned,points,of,look at"
-    found = {row.split(",")[0]: row for row in rows[1:]}
-    assert found["Анна"].endswith(",20,20,") and "'=cmd" in found and ",0,20," in found["'=cmd"]
-    assert "not a notebook that can be read" in found["broken"] and "not defined: fitting_layers" in found["broken"]
-    page = (results / "=cmd.html").read_text()
-    assert "20" in page and "<script>" not in page + (results / "broken.html").read_text()
-    times = {path: path.stat().st_mtime_ns for path in results.glob("*.json")}
-    nbformat.write(made.source, folder / "=cmd" / "work (1).ipynb")
-    assert run("grade", "upsampling", folder, "--to", results, "--no-sandbox", "--workers", 1) == 0
+    found = scores(tmp_path)
+    assert found["Анна"]["total"] == "20" and found["Анна"]["explain"] == "" and "explain" in found["Анна"]["status"]
+    assert found["=cmd"]["total"] == "0" and found["=cmd"]["status"] == "complete", "nothing was answered"
+    assert found["broken"]["kernels"] == "" and "a person decides: kernels" in found["broken"]["status"]
+    assert "not a notebook that can be read" in found["broken"]["look at"]
+    late = found["late"]  # two days and a second: three days of ten percent
+    assert (late["late days"], late["linear"], late["penalty"], late["total"]) == ("3", "", "4.8", "11.2")
+    assert "stretch not found" in late["look at"] and all(
+        "NOT IN A SANDBOX" in row["look at"] for row in found.values()
+    )
+    pages = [path.read_text() for path in tmp_path.rglob("*.html")]
+    assert len(pages) == 5 and not [page for page in pages if "<script>" in page]
+
+    by_hand = tmp_path / "results" / "upsampling" / "by_hand.csv"
+    text = by_hand.read_text("utf-8-sig")
+    assert "Because <script>" in text and text.count("\n") == 1 + 1 + 7 + 1
+    text = text.replace("Анна,explain,,2,", "Анна,explain,1.5,2,Good").replace(
+        "late,linear,,4,", "late,linear,4,4,A typo"
+    )
+    by_hand.write_text(text.replace(",", ";").replace("1.5", "1,5"), "utf-8-sig")  # as Excel may save it
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/*/*.json")}
+    submitted(tmp_path, "=cmd", made.source, "2026-05-01_11-00-00")
+    submitted(tmp_path, "=cmd", made.source, "2026-05-01_11-30-00")
+    assert run(*grading) == 0
+    changed = [path.name for path, time in times.items() if path.stat().st_mtime_ns != time]
+    assert changed == [], "the latest attempt is still the release, and nothing else changed"
+    (tmp_path / "submitted" / "=cmd" / "upsampling" / "2026-05-01_12-00-00_00_x.ipynb").unlink()
+    assert run(*grading) == 0
     changed = [path.name for path, time in times.items() if path.stat().st_mtime_ns != time]
     assert changed == ["=cmd.json"], "only what changed is graded again"
-    assert json.loads((results / "=cmd.json").read_text())["earned"] == 20
+    found = scores(tmp_path)
+    assert found["Анна"]["total"] == "21.5" and found["Анна"]["status"] == "complete"
+    assert found["late"]["linear"] == "4" and found["late"]["total"] == "14"
+    assert "Good" in (tmp_path / "feedback" / "Анна" / "upsampling" / "upsampling.html").read_text()
+    (tmp_path / "course.ini").write_text(
+        "[upsampling]\ndeadline = 2026-05-01 12:00\npenalty = 10\n[upsampling extensions]\nlate = 2026-05-02 12:00\n"
+    )
+    assert run("export", *words) == 0 and scores(tmp_path)["late"]["total"] == "16", "one day less"
+
+    submitted(tmp_path, "Анна", made.filled({"explain": "Something else."}), number=1)
+    (tmp_path / "submitted" / "Анна" / "upsampling" / "2026-05-01_12-00-00_00_x.ipynb").unlink()
+    assert run(*grading) == 0
+    assert "Анна,explain,,2,1.5 points for an earlier answer. Good" in by_hand.read_text("utf-8-sig")
+    capsys.readouterr()
+    assert run("status", *words) == 0
+    said = capsys.readouterr().out
+    assert "late" in said and "2 days late; 16 points" in said and "20 points, a person decides: explain" in said
+
+
+def test_a_changed_assignment_regrades_everybody(tmp_path, monkeypatch, capsys):
+    words = ("upsampling", "--course", tmp_path)
+    submitted(tmp_path, "anna", STUB)
+    assert run("grade", *words, "--no-sandbox") == 0
+    assert run("status", *words) == 0 and "0 points" in capsys.readouterr().out
+    monkeypatch.setattr(assignment.Assignment, "version", "another")
+    assert run("status", *words) == 0 and "has changed since" in capsys.readouterr().out
+    assert run("release", *words) == 0
+    assert run("grade", *words, "--no-sandbox") == 0
+    assert json.loads((tmp_path / "results" / "upsampling" / "anna.json").read_text())["version"] == "another"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("course.ini", "[upsampling]\ndeadline = tomorrow", "expected a time like"),
+        ("course.ini", "[upsampling]\npenalty = 200", "from 0 to 100 percent"),
+        ("course.ini", "deadline = 1", "course.ini: "),
+        ("results/upsampling/by_hand.csv", "student,item,points\na,explain,3", "row 2: expected points from 0 to 2"),
+        ("results/upsampling/by_hand.csv", "student,item,points\na,explain,-1", "row 2: expected points"),
+        ("results/upsampling/by_hand.csv", "student,item,points\na,exlain,1", "expected an item of kernels"),
+        ("results/upsampling/by_hand.csv", "who,what\na,b", "expected the columns"),
+    ],
+)
+def test_bad_tables_are_named(file, text, says, tmp_path, capsys):
+    submitted(tmp_path, "anna", STUB)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert run("status", "upsampling", "--course", tmp_path) == 1
+    assert says in capsys.readouterr().err
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
-    assert run("release", "upsampling", "--to", tmp_path) == 0
-    assert run("release", "upsampling", "--to", tmp_path) == 1
-    assert "nothing is overwritten" in capsys.readouterr().err
-    assert run("release", "cooking", "--to", tmp_path) == 1
+    words = ("upsampling", "--course", tmp_path)
+    assert run("release", *words) == 0
+    released = tmp_path / "release" / "upsampling" / "upsampling.ipynb"
+    content = released.read_bytes()
+    assert run("release", *words) == 0 and "released already" in capsys.readouterr().out
+    assert released.read_bytes() == content
+    old = json.loads(content)
+    old["metadata"]["grading"]["version"] = "older"
+    released.write_text(json.dumps(old))
+    assert run("release", *words) == 0 and released.read_bytes() == content
+    assert (released.parent / "upsampling.older.ipynb").exists(), "nothing is overwritten"
+    assert run("release", "cooking", "--course", tmp_path) == 1
     assert "expected an assignment of" in capsys.readouterr().err
-    assert run("grade", "upsampling", tmp_path / "none", "--to", tmp_path) == 1
-    assert "expected a folder of notebooks" in capsys.readouterr().err
+    assert run("grade", *words) == 1
+    assert "collect them first" in capsys.readouterr().err
+    assert run("collect", *words[:1], tmp_path / "none", *words[1:]) == 1
+    assert "expected a folder, an archive or a notebook" in capsys.readouterr().err
