@@ -56,7 +56,10 @@ def readable(content: bytes) -> Any:
     """
     try:
         text = content.decode("utf-8-sig")
-        return nbformat.reads(text, as_version=4)
+        notebook = nbformat.reads(text, as_version=4)
+        if not (isinstance(notebook.cells, list) and all(isinstance(found, dict) for found in notebook.cells)):
+            raise ValueError("its cells are no list of cells")
+        return notebook
     except Exception as error:  # nbformat raises many kinds
         raise ValueError(f"not a notebook that can be read: {type(error).__name__}: {error}"[:300]) from error
 

@@ -1,11 +1,14 @@
 """The grader against those who would fool it: wire, sandbox, and attacks as real submissions beside honest ones."""
 
 import csv
+import functools
 import json
 import shutil
+import time
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -13,7 +16,8 @@ from conftest import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grading import assignment, checks, grade, sandbox, wire
+from grading import assignment, batch, checks, feedback, grade, sandbox, wire
+from grading.course import Course
 from grading.sandbox import Limits, Sandbox, SandboxError, StudentError
 
 needs_sandbox = pytest.mark.skipif(
@@ -289,6 +293,61 @@ if os.fork() == 0:
 """,
     "recursion": "def visits(*a):\n    x = []\n    x.append(x)\n    return x\nstretch = visits",
     "no functions": "del fitting_layers, stretch, transposed",
+    "a kernel of its own": """
+ip = get_ipython()
+class Kernel:
+    def do_execute(self, *a, **k): return {"status": "ok", "execution_count": 1, "payload": [], "user_expressions": {}}
+ip.kernel = Kernel()
+type(ip).run_cell = type(ip).run_code = lambda *a, **k: None
+""",
+    "the history": """
+def stretch(*args):
+    ip = get_ipython()
+    past = [ip.user_ns.get(name) for name in ("In", "_ih", "_oh", "Out")]
+    return str(past) + str(list(ip.history_manager.get_range()))
+transposed = depth_to_space = visits = learn_kernel = fitting_layers = stretch
+""",
+    "endless, deaf to signals": """
+import signal
+for number in range(1, 65):
+    try: signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+while True: pass
+""",
+    "a neighbour and the gradebook": """
+import glob, os, sqlite3
+new = [FOLDER + "/gradebook.db", FOLDER + "/results/upsampling/mine.json"]
+for path in new + glob.glob(FOLDER + "/**/*", recursive=True):
+    try: open(path, "w").write('{"earned": 99}')
+    except OSError: pass
+    try: sqlite3.connect(FOLDER + "/gradebook.db").execute("UPDATE grade SET auto_score = 99")
+    except sqlite3.Error: pass
+stretch = visits = lambda *a: str([open(p).read() for p in glob.glob(FOLDER + "/**/*.ipynb", recursive=True)])
+""",
+    "timing": """
+import time
+asked = []
+def stretch(x, *args):
+    asked.append((time.monotonic(), x))
+    waits = [b[0] - a[0] for a, b in zip(asked, asked[1:])]
+    return asked[-2][1] if waits and waits[-1] > min(waits) else x
+transposed = learn_kernel = visits = depth_to_space = fitting_layers = stretch
+""",
+    "half characters": """
+print("\\ud800")
+def stretch(*a): raise ValueError("\\ud800" * 9)
+visits = transposed = lambda *a: "\\udfff"
+raise KeyError("\\ud83d")
+""",
+    "errors that lie": """
+class Error(Exception):
+    def __str__(self): raise SystemExit(1)
+    __repr__ = __str__
+def stretch(*a): raise Error
+def visits(*a): raise GeneratorExit
+transposed = depth_to_space = learn_kernel = stretch
+raise Error
+""",
 }  # fmt: skip
 
 
@@ -298,15 +357,83 @@ def submission(*sources, base=STUB):
     return notebook
 
 
+def submitted(folder, student, notebook, time="2026-05-01_12-00-00", number=0):
+    path = folder / "submitted" / student / "upsampling" / f"{time}_{number:02d}_x.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(notebook if isinstance(notebook, str) else json.dumps(notebook))
+    return path
+
+
+def forged(notebook):
+    """Points and outputs as if everything were right."""
+    for cell in notebook.cells:
+        mark = cell.metadata.get("nbgrader", {})
+        mark.update(points=99, score=99, comment="right", grade=True, checksum="0" * 32)
+        if cell.cell_type == "code":
+            data = {"text/plain": "20", "text/html": "<script>alert(1)</script>"}
+            cell.outputs = [nbformat.v4.new_output("execute_result", data, execution_count=1)]
+    notebook.metadata["grading"] = {"earned": 99}
+    return notebook
+
+
+def nurseries():
+    found = set()
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if "grading.nursery" in words and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.add(process.pid)
+    return found
+
+
+@pytest.fixture(scope="module")
+def graded(isolated, tmp_path_factory):
+    """All attacks and two honest solutions in one course, graded together as an instructor does."""
+    folder, made = tmp_path_factory.mktemp("class"), assignment.load("upsampling")
+    course = Course(folder, made)
+    (folder / "gradebook.db").write_text("the gradebook")
+    for student in ("honest", "honest too"):
+        submitted(folder, student, made.source)
+    for attack, source in ATTACKS.items():
+        submitted(folder, attack, submission(source.replace("FOLDER", repr(str(folder)))))
+    submitted(folder, "forged metadata", forged(made.release()))
+    submitted(folder, "invalid JSON", "[" * 100_000)
+    submitted(folder, "no notebook", '{"nbformat": 4, "nbformat_minor": 5, "metadata": 3, "cells": {"a": [1]}}')
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    before = nurseries()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grade, "CELL_SECONDS", 4.0)
+        patch.setattr(checks, "SECONDS", 4.0)
+        patch.setattr(batch, "grade", functools.partial(grade.grade, limits=Limits(memory=2**30)))
+        reports = batch.grade_all(course, workers=2)
+    end = time.monotonic() + 20
+    while (left := nurseries() - before) and time.monotonic() < end:
+        time.sleep(0.1)
+    changed = {path for path, content in files.items() if path.read_bytes() != content}
+    (folder / "gradebook.db").unlink()
+    return course, reports, changed, left
+
+
 @needs_sandbox
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_earns_nothing_and_says_why(attack, isolated, monkeypatch):
-    monkeypatch.setattr(grade, "CELL_SECONDS", 4.0)
-    monkeypatch.setattr(checks, "SECONDS", 4.0)
-    made, limits = assignment.load("upsampling"), Limits(memory=2**30)
-    report = grade.grade(made, submission(ATTACKS[attack]), isolated, "secret", limits)
-    assert report.earned == 0 and report.points == 20
-    assert all(part.reason for outcome in report.outcomes for part in outcome.parts), "never a silent 0"
+@pytest.mark.parametrize("attack", [*ATTACKS, "forged metadata", "invalid JSON", "no notebook"])
+def test_an_attack_earns_nothing_and_says_why(attack, graded):
+    report = graded[1][attack]
+    assert report["earned"] == 0 and report["points"] == 20
+    parts = [part for exercise in report["exercises"].values() for part in exercise["parts"]]
+    assert parts and all(reason for _, _, reason in parts), "never a silent 0"
+
+
+@needs_sandbox
+def test_attacks_harm_nobody_beside_them(graded):
+    course, reports, changed, left = graded
+    assert reports["honest"]["earned"] == reports["honest too"]["earned"] == 20
+    assert not changed, "no file of the course was touched"
+    assert not left, "no process is left"
+    assert course.reports() == reports
+    totals = course.totals(reports)
+    found = feedback.rows(course, reports, totals)
+    texts = [feedback.page(course, reports[student], totals[student], {}) for student in reports]
+    assert not [text for text in [*texts, feedback.index(course, found)] if "<script>" in text]
+    feedback.table(found).encode()
 
 
 @needs_sandbox
@@ -346,13 +473,6 @@ def run(*words):
     from grading.__main__ import main
 
     return main([str(word) for word in words])
-
-
-def submitted(folder, student, notebook, time="2026-05-01_12-00-00", number=0):
-    path = folder / "submitted" / student / "upsampling" / f"{time}_{number:02d}_x.ipynb"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(notebook if isinstance(notebook, str) else json.dumps(notebook))
-    return path
 
 
 def scores(folder):
