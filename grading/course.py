@@ -74,6 +74,15 @@ def cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
+def _kept(row: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, str]:
+    """Points and comment of a row of by_hand.csv; points for what is not there any more become part of the comment."""
+    points, comment = row.get("points") or "", row.get("comment") or ""
+    changed = [key for key, text in now.items() if (row.get(key) or "").split() not in ([], text.split())]
+    if points and changed:
+        return "", f"{points} points for an earlier answer. {comment}".strip()
+    return points, comment
+
+
 @dataclass(frozen=True)
 class Attempt:
     """A notebook that a student handed in.
@@ -262,18 +271,17 @@ class Course:
             for item in dict.fromkeys([*report["doubts"], *answers]):
                 answer = cell(clean(answers.get(item, ""))[:MAX_ANSWER])
                 before = given.pop((student, item), {})
-                points, comment = before.get("points") or "", before.get("comment") or ""
-                if points and (before.get("answer") or "").split() != answer.split():
-                    points, comment = "", f"{points} points for an earlier answer. {comment}".strip()
                 why = cell(clean(report["doubts"].get(item, "")))
+                points, comment = _kept(before, {"why": why, "answer": answer})
                 rows.append([cell(student), item, points, f"{self._worth(item):g}", comment, why, answer])
         for (student, item), row in given.items():  # what a person wrote is never lost
             if row["points"] or row.get("comment"):
-                rows.append([cell(student), item, *(row.get(key) or "" for key in _HEAD[2:])])
+                points, comment = _kept(row, {"why": "", "answer": ""} if student in reports else {})
+                rows.append([cell(student), item, points, f"{self._worth(item):g}", comment, "", ""])
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([_HEAD, *rows])
         write_atomically(self.results / "by_hand.csv", stream.getvalue().encode("utf-8-sig"))
-        return sum(not row[2] for row in rows)
+        return sum(not row[2] for row in rows if row[5] or row[6])
 
     def totals(
         self, reports: Mapping[str, Mapping[str, Any]], gradebook: Mapping[tuple[str, str], float] | None = None

@@ -174,7 +174,9 @@ def match(assignment: Assignment, notebook: Any) -> Matched:
                 )
         givers = {n: names for n, source in runs.items() if needs & (names := defined(source) or set())}
         for number in [n for n in givers if runs[n].strip() == stub]:
-            if len(givers) > 1:  # the answer stands in another cell; the stub would undo it
+            if needs & givers[number] <= set().union(
+                *(givers[n] for n in givers if n != number)
+            ):  # the answer stands in another cell; the stub would undo it
                 del givers[number], runs[number]
                 matched.notes.append(f"cell {number}, the untouched cell of {exercise.name}, gives way to the answer")
         if any(runs[n].strip() != stub for n in givers) or any(c.source.strip() not in ("", stub) for c in own):

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import re
 import shutil
 import time
 
@@ -469,6 +470,13 @@ def test_inputs_depend_on_the_secret_and_repeat():
 # --- the command line
 
 
+@pytest.fixture
+def warm(plain, monkeypatch):
+    """The command line takes the warm process that is there already."""
+    monkeypatch.setattr(plain, "close", lambda: None)
+    monkeypatch.setattr(batch, "Sandbox", lambda isolated: plain)
+
+
 def run(*words):
     from grading.__main__ import main
 
@@ -480,7 +488,7 @@ def scores(folder):
     return {row[0].removeprefix("'"): dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
 
 
-def test_a_course_is_graded_goes_on_and_asks_a_person(tmp_path, capsys):
+def test_a_course_is_graded_goes_on_and_asks_a_person(tmp_path, capsys, warm):
     made = assignment.load("upsampling")
     answered = made.filled({"explain": "Because <script>alert(1)</script> of \ud800 the weights."})
     words = ("upsampling", "--course", tmp_path)
@@ -541,7 +549,7 @@ def test_a_course_is_graded_goes_on_and_asks_a_person(tmp_path, capsys):
     assert "late" in said and "2 days late; 16 points" in said and "20 points, a person decides: explain" in said
 
 
-def test_a_changed_assignment_regrades_everybody(tmp_path, monkeypatch, capsys):
+def test_a_changed_assignment_regrades_everybody(tmp_path, monkeypatch, capsys, warm):
     words = ("upsampling", "--course", tmp_path)
     submitted(tmp_path, "anna", STUB)
     assert run("grade", *words, "--no-sandbox") == 0
@@ -591,3 +599,33 @@ def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
     assert "collect them first" in capsys.readouterr().err
     assert run("collect", *words[:1], tmp_path / "none", *words[1:]) == 1
     assert "expected a folder, an archive or a notebook" in capsys.readouterr().err
+
+
+def test_the_sample_class_is_graded_as_it_deserves(tmp_path, capsys, warm):
+    """What `make grade` does."""
+    import sample_course
+
+    assert sample_course.run(tmp_path, "--no-sandbox", "--workers", "1") == 0
+    said = capsys.readouterr().out
+    assert "8 notebooks would be collected" in said and "absent" in said and "nothing found" in said
+    found = scores(tmp_path)
+    assert {student: (row["total"], row["late days"]) for student, row in found.items()} == {
+        "ivanov": ("20", "0"), "petrova": ("20", "0"), "kim": ("20", "0"), "orlova": ("3", "0"), "smith": ("0", "0"),
+        "lee": ("13.2", "2"), "garcia": ("18", "0"), "weber": ("0", "0"),
+    }  # fmt: skip
+    assert "visits not found" in found["garcia"]["look at"] and found["garcia"]["blur"] == ""
+    assert "not a notebook that can be read" in found["weber"]["look at"]
+    page = (tmp_path / "results" / "upsampling" / "index.html").read_text()
+    assert "Graded without a sandbox" in page and page.count("<tr>") == 9
+    links = [tmp_path / "results" / "upsampling" / link for link in re.findall('href="([^"]+)"', page)]
+    assert len(links) == 8 and all(link.resolve().is_file() for link in links)
+
+
+@pytest.mark.parametrize("grace", [0.3, 0.7])
+def test_a_grader_that_is_killed_goes_on_where_it_was(grace, tmp_path, monkeypatch):
+    """As benchmarks/grading.py does twenty times: SIGKILL at some moment, once more, and nothing is different."""
+    from benchmarks import grading as benchmark
+
+    monkeypatch.setattr(benchmark.random.Random, "uniform", lambda self, low, high: grace)
+    found = benchmark.kills(tmp_path, students=2, times=1, options=("--no-sandbox",))
+    assert found["equal"] == 1, found
