@@ -179,7 +179,8 @@ def _status(args: argparse.Namespace) -> int:
     totals = course.totals(reports, gradebook.given(course))
     roster = args.course / "roster.csv"
     expected = list(collect.Roster.read(roster).names) if roster.exists() else []
-    print(f"{course.name}, version {course.assignment.version}, due {course.deadline() or 'at any time'}")
+    due = f"due {course.deadline() or 'at any time'}, {course.penalty:.0%} off for a day late"
+    print(f"{course.name}, version {course.assignment.version}, {due}")
     for student in sorted({*attempts, *reports, *expected}):
         if student not in attempts:
             print(f"{student:24}  nothing handed in")

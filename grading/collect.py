@@ -24,8 +24,10 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import requests
 from tqdm import tqdm
 
+from course_lib.base import runtime
 from course_lib.base.checkpoints import write_atomically
 from grading.course import TIME, Course, readable
 from grading.match import match
@@ -91,10 +93,11 @@ class Reader:
         """Every notebook in a source.
 
         Args:
-            source: a folder, an archive of a learning system, or a notebook.
+            source: a folder, an archive of a learning system, a notebook, or a table (.csv) of `student` and `address`
+                for notebooks in Colab, Drive or GitHub.
 
         Raises:
-            CollectError: there is no such thing.
+            CollectError: there is no such thing, or the table has other columns.
         """
         if source.is_dir():
             for folder, folders, files in os.walk(source):
@@ -105,10 +108,22 @@ class Reader:
         elif source.suffix.lower() == ".zip" and source.is_file():
             with source.open("rb") as file:
                 yield from self._archive(file, (), _time_of(source), 0)
+        elif source.suffix.lower() == ".csv" and source.is_file():
+            yield from self._linked(source)
         elif source.is_file():
             yield from self._file(source, (source.name,))
         else:
             raise CollectError(f"expected a folder, an archive or a notebook, got {source}")
+
+    def _linked(self, table: Path) -> Iterator[Found]:
+        for row in csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines()):
+            if not {"student", "address"} <= row.keys():
+                raise CollectError(f"{table.name}: expected the columns student and address")
+            parts = (row["student"] or "", row["address"] or "")
+            try:
+                yield Found(parts, datetime.now().replace(microsecond=0), download(parts[1]))
+            except (OSError, ValueError) as error:  # what requests raises is an OSError
+                self.problems[": ".join(parts)] = f"not downloaded: {error}"
 
     def _file(self, path: Path, parts: tuple[str, ...]) -> Iterator[Found]:
         where, kind = "/".join(parts), path.suffix.lower()
@@ -171,6 +186,39 @@ class Reader:
 
     def _nested(self, content: bytes, parts: tuple[str, ...], time: datetime, depth: int) -> Iterator[Found]:
         yield from self._archive(BytesIO(content), parts, time, depth)
+
+
+# Where a notebook lies whose address a student gave; other hosts are not asked, who knows what they answer.
+_HOSTS = {
+    r"https://(?:colab\.research|drive)\.google\.com/(?:drive|file/d)/([\w-]+)(?:[/?#].*)?":
+        r"https://drive.google.com/uc?export=download&id=\1",
+    r"https://(?:colab\.research\.google\.com/github|github\.com)/([\w.-]+/[\w.-]+)/blob/([^?#]+)(?:[?#].*)?":
+        r"https://raw.githubusercontent.com/\1/\2",
+}  # fmt: skip
+
+
+def download(address: str) -> bytes:
+    """The notebook at an address of Colab, Drive or GitHub.
+
+    Raises:
+        OSError: there is no connection, `COURSE_OFFLINE` forbids one, or the server refuses.
+        ValueError: another kind of address, no notebook there, or one that is too large.
+    """
+    places = [re.sub(pattern, place, address) for pattern, place in _HOSTS.items() if re.fullmatch(pattern, address)]
+    if not places:
+        raise ValueError("expected an address of a notebook in Colab, Drive or GitHub")
+    if runtime.is_offline():
+        raise OSError("COURSE_OFFLINE forbids it; unset it")
+    with requests.get(places[0], stream=True, timeout=30) as answer:
+        answer.raise_for_status()
+        content = b""
+        for part in answer.iter_content(2**20):
+            content += part
+            if len(content) > MAX_NOTEBOOK:
+                raise ValueError(f"larger than {MAX_NOTEBOOK >> 20} MB")
+    if not content.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"{"):
+        raise ValueError("a page, not a notebook: it must be shared with everybody who has the link")
+    return content
 
 
 def _time_of(path: Path) -> datetime:

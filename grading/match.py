@@ -163,16 +163,17 @@ def match(assignment: Assignment, notebook: Any) -> Matched:
     runs = {cell.number: cell.source for cell in cells if cell.kind == "code"}
     if not any(c.source.strip() for c in cells):
         matched.notes.append("the notebook is empty")
+    names_of = {cell.number: defined(cell.source) or set() for cell in cells}
     for exercise in assignment.exercises:
         own = placed.get(position[exercise.name], [])
         stub, needs = stubs[exercise.name].source.strip(), set(exercise.needs)
         for cell in own:
-            if cell.kind != "code" and needs & (defined(cell.source) or set()):
+            if cell.kind != "code" and needs & names_of[cell.number]:
                 runs[cell.number] = cell.source
                 matched.notes.append(
                     f"cell {cell.number}, {exercise.name}, was no code any more and is run all the same"
                 )
-        givers = {n: names for n, source in runs.items() if needs & (names := defined(source) or set())}
+        givers = {n: names_of[n] for n in runs if needs & names_of[n]}
         for number in [n for n in givers if runs[n].strip() == stub]:
             if needs & givers[number] <= set().union(
                 *(givers[n] for n in givers if n != number)

@@ -1,8 +1,10 @@
 """Collecting: what learning systems hand out, and archives that mean harm."""
 
+import http.server
 import io
 import os
 import stat
+import threading
 import zipfile
 from datetime import datetime
 
@@ -234,3 +236,58 @@ def test_other_notebooks_are_left_out_and_unreadable_ones_are_kept_for_a_person(
     assert found["lee/broken.ipynb"] == ("lee", "new") and "not this assignment" in found["lee/gan.ipynb"][1]
     with pytest.raises(CollectError, match="expected a folder, an archive or a notebook"):
         collect.collect(course, [tmp_path / "none"])
+
+
+@pytest.fixture
+def server(monkeypatch, cache):
+    """Stands for Drive and GitHub."""
+    answers = {"/uc": NOTEBOOK, "/private": b"<!doctype html>Sign in", "/large": b"{" + b" " * 2**21}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = answers.get(self.path.partition("?")[0])
+            self.send_response(200 if content else 404)
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *words):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        hosts = {
+            pattern: place.replace("https://drive.google.com", f"http://127.0.0.1:{made.server_port}").replace(
+                "https://raw.githubusercontent.com/\\1/\\2", f"http://127.0.0.1:{made.server_port}/\\2"
+            )
+            for pattern, place in collect._HOSTS.items()
+        }
+        monkeypatch.setattr(collect, "_HOSTS", hosts)
+        yield
+        made.shutdown()
+
+
+def test_addresses_of_colab_are_followed(course, tmp_path, server, monkeypatch):
+    monkeypatch.setattr(collect, "MAX_NOTEBOOK", 2**20)
+    links = {
+        "Пётр Иванов": "https://colab.research.google.com/drive/1aB_c-9?usp=sharing",
+        "lee": "https://drive.google.com/file/d/xyz/view",
+        "petrova": "https://github.com/a/b/blob/private",
+        "petrova2": "https://colab.research.google.com/github/a/b/blob/large",
+        "a": "https://github.com/a/b/blob/gone",
+        "b": "http://127.0.0.1/uc",
+        "c": "file:///etc/passwd",
+    }
+    table = tmp_path / "links.csv"
+    table.write_text("student,address\n" + "\n".join(",".join(row) for row in links.items()), encoding="utf-8")
+    found = {row.where.partition(": ")[0].partition("/")[0]: row for row in collect.collect(course, [table])}
+    assert {row.owner.student for row in found.values() if row.outcome == "new"} == {"ivanov", "lee"}
+    for student, says in {
+        "petrova": "shared with everybody", "petrova2": "larger than 1 MB", "a": "404", "b": "expected an address",
+        "c": "expected an address",
+    }.items():  # fmt: skip
+        assert says in found[student].outcome
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    assert "COURSE_OFFLINE forbids it" in collect.collect(course, [table])[0].outcome
+    table.write_text("who,where\na,b\n")
+    with pytest.raises(CollectError, match="expected the columns student and address"):
+        collect.collect(course, [table])
