@@ -48,11 +48,11 @@ class Student:
 
     Args:
         job: its process, whose cells have run.
-        seconds: for each call, unless the call says otherwise.
+        seconds: for each call, unless the call says otherwise; SECONDS by default.
     """
 
-    def __init__(self, job: Job, seconds: float = SECONDS) -> None:
-        self._job, self._seconds = job, seconds
+    def __init__(self, job: Job, seconds: float | None = None) -> None:
+        self._job, self._seconds = job, seconds or SECONDS
 
     def call(
         self, function: "str | Handle | tuple[Handle, str]", *args: Any, seconds: float | None = None, **kwargs: Any

@@ -10,6 +10,7 @@ import fcntl
 import html
 import os
 import sysconfig
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,6 +37,7 @@ def opened(folder: Path) -> Iterator[Any]:
     try:
         import nbgrader
         from nbgrader.api import Gradebook
+        from sqlalchemy.exc import SAWarning
     except ImportError as error:
         raise CourseError(f"nbgrader is missing ({error}): pip install -e .[grading]") from error
     # nbgrader starts alembic by name.
@@ -52,7 +54,8 @@ def opened(folder: Path) -> Iterator[Any]:
             with Gradebook(f"sqlite:///{new}"):
                 pass
             os.replace(new, path)
-        with Gradebook(f"sqlite:///{path}") as book:
+        with Gradebook(f"sqlite:///{path}") as book, warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)  # nbgrader adds a submission before its session knows it
             yield book
 
 

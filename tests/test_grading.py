@@ -402,8 +402,8 @@ def graded(isolated, tmp_path_factory):
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     before = nurseries()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grade, "CELL_SECONDS", 4.0)
-        patch.setattr(checks, "SECONDS", 4.0)
+        patch.setattr(grade, "CELL_SECONDS", 8.0)
+        patch.setattr(checks, "SECONDS", 8.0)
         patch.setattr(batch, "grade", functools.partial(grade.grade, limits=Limits(memory=2**30)))
         reports = batch.grade_all(course, workers=2)
     end = time.monotonic() + 20
