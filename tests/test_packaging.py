@@ -300,7 +300,7 @@ def test_make_clean_removes_the_environment_it_made(clone):
 def test_make_lists_its_targets(clone):
     listed = re.findall(r"^make ([a-z]+)  ", clone.make().stdout, re.MULTILINE)
     everyday = ["help", "install", "lab", "test", "oldest", "colab", "run", "site", "browser"]
-    assert listed == [*everyday, "bench", "tables", "checkpoints", "address", "clean"]
+    assert listed == [*everyday, "bench", "grade", "tables", "checkpoints", "address", "clean"]
 
 
 # --- make lab ---
