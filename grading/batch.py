@@ -82,8 +82,7 @@ def grade_all(course: Course, workers: int = 0, isolated: bool = True) -> dict[s
                         alive.append(sandbox)
             finally:
                 idle.put(sandbox)
-            course.write_report(student, report)
-            return student, report
+            return student, course.write_report(student, report)
 
         pool = ThreadPoolExecutor(count)
         try:

@@ -225,10 +225,11 @@ class Course:
         paths = sorted(self.results.glob("*.json"))
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
-    def write_report(self, student: str, report: Mapping[str, Any]) -> None:
-        """Keep what the checks found for a student."""
+    def write_report(self, student: str, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep what the checks found for a student; returns it as it is read back."""
         text = clean(json.dumps(report, ensure_ascii=False, indent=1))
         write_atomically(self.results / f"{student}.json", text.encode())
+        return json.loads(text)
 
     def by_hand(self) -> dict[tuple[str, str], dict[str, str]]:
         """The rows of by_hand.csv by student and item.

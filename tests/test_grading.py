@@ -447,7 +447,8 @@ def test_an_honest_solution_beside_attacks_earns_everything(isolated, monkeypatc
         submission(noisy, base=made.source),
         submission("while True: pass", base=made.source),
     ):
-        notebook = nbformat.v4.new_notebook(cells=[c for c in notebook.cells if c.cell_type == "code"])
+        notebook = nbformat.from_dict(notebook)  # a copy
+        notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
         for cell in notebook.cells:
             cell.metadata = {}
         report = grade.grade(made, notebook, isolated, "secret")
