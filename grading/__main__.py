@@ -26,6 +26,7 @@ from grading import assignment as assignments
 from grading import batch, collect, feedback, gradebook
 from grading.course import Course, CourseError
 from grading.grade import grade
+from grading.roster import CollectError, Roster
 from grading.sandbox import Sandbox, SandboxError, attack
 
 
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except (assignments.AssignmentError, CourseError, collect.CollectError, SandboxError, OSError) as error:
+    except (assignments.AssignmentError, CourseError, CollectError, SandboxError, OSError) as error:
         print(f"grading: {error}", file=sys.stderr)
         return 1
 
@@ -122,7 +123,7 @@ def _collect(args: argparse.Namespace) -> int:
     course = _course(args)
     rows = collect.collect(course, args.sources, args.dry_run)
     roster = args.course / "roster.csv"
-    found = collect.table(rows, collect.Roster.read(roster) if roster.exists() else None)
+    found = collect.table(rows, Roster.read(roster) if roster.exists() else None)
     for line in found:
         print("  ".join(f"{text:{width}}" for text, width in zip(line, (16, 24, 20, 14, 0), strict=True)).rstrip())
     if not args.dry_run:
@@ -178,7 +179,7 @@ def _status(args: argparse.Namespace) -> int:
     attempts, reports = course.attempts(), course.reports()
     totals = course.totals(reports, gradebook.given(course))
     roster = args.course / "roster.csv"
-    expected = list(collect.Roster.read(roster).names) if roster.exists() else []
+    expected = list(Roster.read(roster).names) if roster.exists() else []
     due = f"due {course.deadline() or 'at any time'}, {course.penalty:.0%} off for a day late"
     print(f"{course.name}, version {course.assignment.version}, {due}")
     for student in sorted({*attempts, *reports, *expected}):

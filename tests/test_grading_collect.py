@@ -12,8 +12,8 @@ import nbformat
 import pytest
 
 from grading import assignment, collect
-from grading.collect import CollectError, Roster, owner
 from grading.course import Course
+from grading.roster import CollectError, Roster, copy_number, owner
 
 MADE = assignment.load("upsampling")
 NOTEBOOK = nbformat.writes(MADE.release()).encode()
@@ -97,8 +97,8 @@ def test_without_a_roster_the_written_name_is_the_student():
     assert owner(("ivanov (2).ipynb",), None).student == "ivanov"
     assert owner(("..",), None).student == "_" and owner(('a/b:*?\x00"<',), None).student == "a_b______"[:8]
     late = owner(("leeann_LATE_777_99_hw-1.ipynb",), None)
-    assert late.late and collect.copy_number("leeann_LATE_777_99_hw-1.ipynb") == 1
-    assert [collect.copy_number(name) for name in ("a.ipynb", "a (3).ipynb", "a-Copy2.ipynb", "hw-12.ipynb")] == [
+    assert late.late and copy_number("leeann_LATE_777_99_hw-1.ipynb") == 1
+    assert [copy_number(name) for name in ("a.ipynb", "a (3).ipynb", "a-Copy2.ipynb", "hw-12.ipynb")] == [
         0,
         3,
         2,
