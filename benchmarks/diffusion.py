@@ -15,8 +15,7 @@
    (k = 3) of real digits reads the class that was asked for among 2,000, without guidance and with.
 4. **sampling**: the shipped models of digits and clothes, judged by Fréchet distance on the test split: 1000 ancestral
    steps against 20 calls of each sampler (19 of Heun's), of digits also with a little guidance. The Fréchet distance is
-   the mean over the seeds; `over` is its excess over what as many real images could expect, in proportion to that of
-   the 1000 steps, since the floor common to all would make them look alike.
+   the mean over the seeds; `floor` is what as many real images could expect.
 5. **memory**: how many tensors of the size of X_t live at once, in 20 and in 1000 steps.
 
 Parts 1 to 3 run on the CPU. Exits with 1 where a bar is missed.
@@ -310,10 +309,7 @@ def sampling(quick: bool, n: int, seeds: int) -> Rows:
             continue
         guided = {f"guidance {GUIDANCE}": (diffusion.dpm_solver, 20, GUIDANCE)} if data == "mnist" else {}
         found = {name: _drawn_by(data, n, seeds, *way) for name, way in (ways | guided).items()}
-        reference = next(iter(found.values()))
-        for name, row in found.items():
-            row["over"] = (row["Fréchet distance"] - row["floor"]) / (reference["Fréchet distance"] - row["floor"])
-            rows[f"{data}: {name}"] = row
+        rows |= {f"{data}: {name}": row for name, row in found.items()}
     return rows
 
 
