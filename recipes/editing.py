@@ -17,7 +17,7 @@ from course_lib.base import datasets, images, zoo
 from course_lib.editing import super_resolution as sr
 from recipes import common
 
-LEARNT = {"super_resolution_x4": 1409, "super_resolution_x2": 1071}  # steps
+LEARNT = {"super_resolution_x4": 8000, "super_resolution_x2": 9000}  # steps
 
 
 def judges() -> tuple[str, list[Tensor]]:

@@ -11,10 +11,10 @@ import re
 from typing import Any
 
 import pytest
-from test_notebooks import FIRST_EDITION, LESSONS, ROOT, code_cells, read
+from test_notebooks import LESSONS, ROOT, THE_MAP, code_cells, read
 
-SECOND = [path for path in LESSONS if path.stem[3:] not in FIRST_EDITION]
-second_edition = pytest.mark.parametrize("path", SECOND, ids=lambda path: path.stem)
+TAUGHT = [path for path in LESSONS if path.stem != THE_MAP]
+each_lesson = pytest.mark.parametrize("path", TAUGHT, ids=lambda path: path.stem)
 
 
 def tags(cell: Any) -> set[str]:
@@ -37,7 +37,7 @@ def turns(path) -> dict[str, Any]:
     return found
 
 
-TURNS = [(path, name) for path in SECOND for name in turns(path)]
+TURNS = [(path, name) for path in TAUGHT for name in turns(path)]
 
 
 def plain(source: str) -> str:
@@ -73,7 +73,7 @@ def answers(path) -> Any:
     return module
 
 
-@second_edition
+@each_lesson
 def test_students_write_three_to_five_pieces(path):
     cells = [cell for cell in read(path).cells if cell.source.strip()]
     assert 3 <= len(turns(path)) <= 5
