@@ -35,7 +35,7 @@ COUNT = 8000  # scenes to learn from
 CANVAS, SQUARE, ZOOM = 256, 128, (0.4, 1.0)  # of photographs: shorter side, side of what is cut out, enlargement
 # People are larger in pixels than things in scenes, and their centres rarer.
 LOSSES = partial(segmentation.segmentation_losses, things=1, centre_weight=100.0, offset_weight=0.2)
-STEPS = {"scenes": 7000, "people": 500}
+STEPS = {"scenes": 7000, "people": 2000}
 BATCH_SIZES = {"scenes": 16, "people": 8}
 LR = {"scenes": 3e-3, "people": 2e-3}
 
