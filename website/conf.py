@@ -32,7 +32,8 @@ mathjax2_config = {
     }
 }
 
-suppress_warnings = ["myst.header"]  # a page may skip a level of headings
+# A page may skip a level of headings; and there are two cameras, the toy world's and the photographer's.
+suppress_warnings = ["myst.header", "ref.python"]
 
 html_theme = "furo"
 pygments_dark_style = "one-dark"
