@@ -235,7 +235,7 @@ def test_the_judge_refuses():
 
 def test_an_untrained_upsampler_is_bicubic():
     x = uniform(2, 3, 8, 6, dtype=torch.float32)
-    network = upsampler.Upsampler().eval()
+    network = upsampler.Upsampler(width=32, doublings=1).eval()
     torch.testing.assert_close(network(x), upsampling.bicubic(x, scale_factor=2))
     torch.testing.assert_close(upsampler.upsample(network, x), network(x).detach().clamp(0, 1))
     with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\), got \(2, 1, 8, 6\)"):
@@ -259,7 +259,7 @@ def test_psnr_is_its_formula():
 
 def test_an_upsampler_learns():
     torch.manual_seed(0)
-    network = upsampler.Upsampler(width=8, blocks=1)
+    network = upsampler.Upsampler(width=8, blocks=1, doublings=1)
     optimiser = torch.optim.Adam(network.parameters(), 1e-2)
     pairs = upsampler.draw_pairs(8, seed=2)
     step = upsampler.upsampler_step(network, optimiser, rng(), noise=0.0)

@@ -55,4 +55,4 @@ from course_lib.text_to_image.text import (
     attention,
     check_tokens,
 )
-from course_lib.text_to_image.upsampler import Upsampler, upsample
+from course_lib.text_to_image.upsampler import upsample

@@ -7,50 +7,21 @@ that answers at once does; it learns from scenes rendered at both sizes.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib import scenes, upsampling
+from course_lib import scenes
 from course_lib.base import sampling, zoo
 from course_lib.base.images import check_batch, check_range
 from course_lib.base.loop import Step, descend
 from course_lib.text_to_image.data import SIDE, is_held_out
-from course_lib.upsampling.network import Residual, subpixel
+from course_lib.upsampling.network import Upsampler
 
 NOISE = 0.02  # standard deviation, added to the small images in training: decoders do not draw perfectly
-
-
-class Upsampler(nn.Module):
-    """(B, 3, H, W) in [0, 1] → (B, 3, 2H, 2W), near [0, 1] but not clamped. Untrained, it is bicubic interpolation.
-
-    Args:
-        width: channels of the maps.
-        blocks: residual blocks at the small size.
-    """
-
-    def __init__(self, width: int = 32, blocks: int = 4) -> None:
-        super().__init__()
-        self.small = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), *(Residual(width) for _ in range(blocks))
-        )
-        self.enlarge = nn.Sequential(subpixel(width), nn.Conv2d(width, 3, 3, padding=1))
-        nn.init.zeros_(self.enlarge[-1].weight)
-        nn.init.zeros_(self.enlarge[-1].bias)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class.
-
-        Raises:
-            TypeError: `x` holds no floats.
-            ValueError: `x` is not (B, 3, H, W), or is empty.
-        """
-        if x.ndim == 4 and x.shape[1] != 3:
-            raise ValueError(f"expected images (B, 3, H, W), got {tuple(x.shape)}")
-        return upsampling.bicubic(x, scale_factor=2) + self.enlarge(self.small(x))
 
 
 def draw_pairs(n: int, seed: int, size: int = SIDE) -> tuple[Tensor, Tensor]:
@@ -118,4 +89,4 @@ def psnr(answer: Tensor, truth: Tensor) -> Tensor:
     return -10 * (answer - truth).square().flatten(1).mean(1).clamp_min(1e-12).log10()
 
 
-zoo.register("upsampler_scenes", Upsampler)
+zoo.register("upsampler_scenes", partial(Upsampler, width=32, doublings=1))

@@ -39,19 +39,21 @@ def subpixel(width: int) -> nn.Sequential:
 
 
 class Upsampler(nn.Module):
-    """(B, 3, H, W) in [0, 1] → (B, 3, 4H, 4W), near [0, 1] but not clamped. Untrained, it is bicubic interpolation.
+    """(B, 3, H, W) in [0, 1] → (B, 3, rH, rW), near [0, 1] but not clamped. Untrained, it is bicubic interpolation.
 
     Args:
         width: channels of the maps.
         blocks: residual blocks at the small size.
+        doublings: how often the sides are doubled: r is 2 to that power.
     """
 
-    def __init__(self, width: int = 48, blocks: int = 4) -> None:
+    def __init__(self, width: int = 48, blocks: int = 4, doublings: int = 2) -> None:
         super().__init__()
+        self.factor = 2**doublings
         self.small = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), *(Residual(width) for _ in range(blocks))
         )
-        self.enlarge = nn.Sequential(subpixel(width), subpixel(width), nn.Conv2d(width, 3, 3, padding=1))
+        self.enlarge = nn.Sequential(*(subpixel(width) for _ in range(doublings)), nn.Conv2d(width, 3, 3, padding=1))
         nn.init.zeros_(self.enlarge[-1].weight)
         nn.init.zeros_(self.enlarge[-1].bias)
 
@@ -64,7 +66,7 @@ class Upsampler(nn.Module):
         """
         if x.ndim == 4 and x.shape[1] != 3:
             raise ValueError(f"expected images (B, 3, H, W), got {tuple(x.shape)}")
-        return bicubic(x, scale_factor=FACTOR) + self.enlarge(self.small(x))
+        return bicubic(x, scale_factor=self.factor) + self.enlarge(self.small(x))
 
 
 def shrink(x: Tensor) -> Tensor:
