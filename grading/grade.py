@@ -10,7 +10,7 @@ import torch
 
 from grading.assignment import Assignment
 from grading.checks import Outcome, Student, StudentError, run
-from grading.match import match, without_magics
+from grading.match import match, parsed
 from grading.sandbox import Job, Limits, Sandbox
 
 CELL_SECONDS = 60.0  # for a cell; the release's own take 20 s at most
@@ -118,9 +118,7 @@ def forbidden_calls(assignment: Assignment, sources: dict[int, str]) -> list[str
     forbidden = {name: exercise.name for exercise in assignment.exercises for name in exercise.forbids}
     found = []
     for number, source in sources.items():
-        try:
-            tree = ast.parse(without_magics(source))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        if (tree := parsed(source)) is None:
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):

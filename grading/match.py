@@ -7,6 +7,7 @@ ones. What is found with little confidence is a doubt: a person looks, and nobod
 import ast
 import difflib
 import re
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +18,9 @@ from grading.assignment import STUB, Assignment, grade_id
 MAX_CELLS, MAX_SOURCE = 1000, 200_000  # cells of a notebook; characters of a cell
 MAX_COMPARED, MAX_WORDS = 100, 200  # cells whose source is compared, and how much of it: the time is theirs squared
 SURE, RESEMBLES = 0.6, 0.35  # shares of a given cell's words that a submission's cell has too
+
+# One tree at a time: CPython 3.11 keeps one depth for the trees of all threads, and raises SystemError when they meet.
+ONE_PARSER = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,18 @@ def without_magics(source: str) -> str:
     return re.sub(r"(?m)^(\s*)[%!?].*$", r"\1pass", source)
 
 
+def parsed(source: str) -> ast.Module | None:
+    """The syntax tree of a cell, without its lines for IPython; None where it is not Python. For any thread."""
+    try:
+        with ONE_PARSER:
+            return ast.parse(without_magics(source))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
 def defined(source: str) -> set[str] | None:
     """Names that a cell gives the notebook, as far as its text shows; None where it is not Python."""
-    try:
-        tree = ast.parse(without_magics(source))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    if (tree := parsed(source)) is None:
         return None
     names, left = set(), list(tree.body)
     while left:

@@ -1,8 +1,11 @@
 """Matching: what Colab, VS Code, Kaggle and students do to a notebook costs nobody a point."""
 
 import copy
+import gc
 import random
+import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -219,3 +222,29 @@ def test_names_that_a_cell_defines():
     source += "with open(m) as n: o: int = 1\nfor p in q: pass\ndef r(s): t = 1\nu = [v for v in w]"
     assert match.defined(source) == set("adfghijKnopru")
     assert match.defined("def (") is None
+
+
+def test_threads_parse_side_by_side():
+    """CPython 3.11 raised SystemError where a thread's turn ended in the middle of a tree, as in a finalizer."""
+
+    class Slow:
+        def __del__(self):
+            sum(range(300))
+
+    def parse(_):
+        for _ in range(200):
+            slow = Slow()
+            slow.ring = slow
+            assert match.parsed("def f(x):\n" + "".join(f"    y{i} = x + {i} * (x - 1)\n" for i in range(10)))
+
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-6)
+    gc.freeze()
+    gc.set_threshold(1)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(parse, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
