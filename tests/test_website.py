@@ -40,6 +40,15 @@ def test_a_docstrings_sections_become_fields_and_its_papers_links():
     assert reference.markdown(None) == ""
 
 
+def test_every_paper_that_the_library_names_is_a_link_and_no_other_is_kept():
+    named = "\n".join(path.read_text(encoding="utf-8") for path in MODULES)
+    unused = [paper for paper in reference.PAPERS if not re.search(r"\s+".join(map(re.escape, paper.split())), named)]
+    assert not unused
+    unlinked = re.compile(r"(?<![\[\w-])[\w-]+ et\s+al\.\s+\d{4}\b(?!, \[arXiv)")
+    found = {(path.name, text) for path in MODULES for text in unlinked.findall(reference.page(path)[1])}
+    assert not found, "add it to website/papers.json, or its arXiv number in the docstring"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_reference_has_all_that_is_public_and_no_section_is_left_over(path):
     module, page = reference.page(path)

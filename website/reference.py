@@ -19,7 +19,8 @@ ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 def link_papers(text: str) -> str:
     """Markdown in which each known paper is a link, and each arXiv number."""
     for paper in sorted(PAPERS, key=len, reverse=True):
-        text = re.sub(rf"(?<!\[){re.escape(paper)}(?!\d|, arXiv)", f"[{paper}]({PAPERS[paper]})", text)
+        words = r"\s+".join(map(re.escape, paper.split()))  # a line may end within
+        text = re.sub(rf"(?<!\[){words}(?!\d|, arXiv)", f"[{paper}]({PAPERS[paper]})", text)
     return ARXIV.sub(r"[\g<0>](https://arxiv.org/abs/\1)", text)
 
 

@@ -1,4 +1,4 @@
-"""A feature pyramid (Lin et al. 2017): what detection and segmentation look at an image with.
+"""A feature pyramid (Lin et al. 2017, arXiv 1612.03144): what detection and segmentation look at an image with.
 
 A backbone goes down: small residual blocks at strides 4, 8, 16 and so on. Then the pyramid goes up: each level adds
 the next coarser one, enlarged, to its own features, so that fine cells know what a wide view shows.

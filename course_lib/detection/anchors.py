@@ -1,7 +1,7 @@
 """Anchors: boxes laid over the image beforehand, of which a network says which hold an object, and how to move them.
 
-As in Faster R-CNN (Ren et al. 2015) and RetinaNet (Lin et al. 2017). The course's own detector does without them: each
-cell answers for itself.
+As in Faster R-CNN (Ren et al. 2015) and RetinaNet (Lin et al. 2017, arXiv 1708.02002). The course's own
+detector does without them: each cell answers for itself.
 """
 
 from collections.abc import Sequence

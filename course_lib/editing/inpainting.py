@@ -1,9 +1,9 @@
 """Inpainting and outpainting with any trained diffusion model, without new training.
 
 A model of images knows how a missing part may look; it only has to be told the rest. Replacement does so at every step:
-known pixels are set to the given image with the noise of that time (Song et al. 2021, appendix I.2). But the step that
-paints the missing part then learns of them too late, and the seam shows. RePaint (Lugmayr et al. 2022) goes back some
-steps by adding noise, and forth again, until both parts fit.
+known pixels are set to the given image with the noise of that time (Song et al. 2021, arXiv 2011.13456, appendix
+I.2). But the step that paints the missing part then learns of them too late, and the seam shows. RePaint (Lugmayr et
+al. 2022) goes back some steps by adding noise, and forth again, until both parts fit.
 
 `consistent` tells the model any other linear knowledge, such as the mean of each 4×4 pixels: super-resolution by
 diffusion, with as many answers as there are noises (Wang et al. 2023, DDNM).

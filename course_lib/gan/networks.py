@@ -20,8 +20,8 @@ class Upsampling(nn.ConvTranspose2d):
 
     Few channels go through its sub-pixel form. Every output pixel meets only 2×2 of the 4×4 weights, and which ones
     depends on its parity alone. So a 2×2 convolution to four times the channels computes all four parities at once, and
-    a pixel shuffle weaves them together (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
-    layer?").
+    a pixel shuffle weaves them together (Shi et al. 2016, arXiv 1609.07009, "Is the deconvolution layer the same as
+    a convolutional layer?").
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
