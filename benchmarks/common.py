@@ -16,7 +16,7 @@ from course_lib.base import runtime
 from course_lib.base.loop import Loop
 from recipes.common import plain, table
 
-__all__ = ["environment", "parser", "report", "run_for", "table", "write"]
+__all__ = ["environment", "parser", "plain", "report", "run_for", "table", "write"]
 
 
 def parser(description: str) -> argparse.ArgumentParser:

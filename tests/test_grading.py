@@ -624,8 +624,8 @@ def test_the_sample_class_is_graded_as_it_deserves(tmp_path, capsys, warm):
 
 @pytest.mark.parametrize("grace", [0.3, 0.7])
 def test_a_grader_that_is_killed_goes_on_where_it_was(grace, tmp_path, monkeypatch):
-    """As benchmarks/grading.py does twenty times: SIGKILL at some moment, once more, and nothing is different."""
-    from benchmarks import grading as benchmark
+    """As benchmarks/grader.py does twenty times: SIGKILL at some moment, once more, and nothing is different."""
+    from benchmarks import grader as benchmark
 
     monkeypatch.setattr(benchmark.random.Random, "uniform", lambda self, low, high: grace)
     found = benchmark.kills(tmp_path, students=2, times=1, options=("--no-sandbox",))
