@@ -202,8 +202,9 @@ def test_the_script_is_random_enough_for_the_test_above(script, uninterrupted, t
             assert_same(resume.load_state(state), uninterrupted)
 
 
-def test_mixed_precision_is_resumed_too(tmp_path, monkeypatch):
-    """Which precision pays, a clock decides at the start; a resumed run must not ask it again."""
+@pytest.mark.parametrize(("later", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_mixed_precision_is_resumed_too(later, dtype, tmp_path, monkeypatch):
+    """Which precision pays, a clock decides at the start; a resumed run asks only whether its card can."""
     seen = []
 
     def run(precision: str) -> None:
@@ -214,8 +215,10 @@ def test_mixed_precision_is_resumed_too(tmp_path, monkeypatch):
             line.loop(resume_from=tmp_path / "s.pt", hooks=[interrupt_at(5)]).run()
 
     run("bfloat16")
+    before = len(seen)
+    monkeypatch.setattr(loop_module.runtime, "has_bfloat16", lambda device: later)
     run("float32")
-    assert seen == [torch.bfloat16] * 10
+    assert 0 < before < 10 and seen == [torch.bfloat16] * before + [dtype] * (10 - before)
 
 
 # --- interruptions inside one process

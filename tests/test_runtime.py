@@ -84,6 +84,7 @@ def test_on_a_t4_nothing_is_half(monkeypatch):
     assert "device cuda (float32) · size gpu" in runtime.describe()
     with runtime.autocast("cuda"):
         assert not torch.is_autocast_enabled()
+    assert not runtime.has_bfloat16("cuda") and runtime.has_bfloat16("cpu")
 
 
 def test_no_autocast_gives_back_the_tensors_precision(device):

@@ -306,7 +306,8 @@ class Loop:
             )
         for name, thing in self._with_state().items():
             thing.load_state_dict(state["stateful"][name])
-        self._mixed = state["mixed"]  # a clock may choose otherwise today
+        # A clock may choose otherwise today; but Colab's next machine may have an older card.
+        self._mixed = state["mixed"] and runtime.has_bfloat16(self.device)
         self.done, self.seconds = state["done"], state["seconds"]
         self._history = History({name: values.tolist() for name, values in state["history"].items()}, self.done)
         resume.set_random_state(state["random"][self._processes.process_index], self._rngs, self.device)

@@ -93,6 +93,14 @@ def bf16_speedup() -> float:
     return min(plain for plain, _ in pairs) / min(mixed for _, mixed in pairs)
 
 
+def has_bfloat16(device: torch.device | str) -> bool:
+    """Whether a CUDA card computes in bfloat16 (Ampere and later); older ones, as Colab's T4, only emulate it.
+
+    True on every other device: there a clock decides, or nobody asks.
+    """
+    return torch.device(device).type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 8
+
+
 def autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
     """Mixed precision to bfloat16 where it pays: `with autocast(x.device): ...`.
 
@@ -108,7 +116,7 @@ def autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
     if precision != "auto":
         enabled = precision == "bfloat16"
     elif kind == "cuda":
-        enabled = torch.cuda.get_device_capability(device)[0] >= 8  # Ampere; older cards only emulate bf16
+        enabled = has_bfloat16(device)
     else:
         enabled = kind == "cpu" and bf16_speedup() >= 1.3
     return torch.autocast(kind, torch.bfloat16) if enabled else contextlib.nullcontext()
