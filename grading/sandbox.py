@@ -191,7 +191,7 @@ class Sandbox:
         """Of the grader's own variables none but the search path: they may hold secrets."""
         return {
             "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *Sandbox._packages()])),
             "PYTHONHASHSEED": "0",
             "LANG": "C.UTF-8",
             "HOME": "/tmp",
@@ -213,7 +213,7 @@ class Sandbox:
         if os.geteuid() == 0:
             command += ["--cap-drop", "ALL"]
         else:
-            command += ["--unshare-user", "--uid", "0", "--gid", "0"]
+            command += ["--unshare-user", "--uid", "1000", "--gid", "1000"]  # there is no root in it
         for capability in CAPABILITIES:
             command += ["--cap-add", capability]
         for place in ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin"):
@@ -231,10 +231,18 @@ class Sandbox:
         return [*command, "--chdir", str(ROOT), "--"]
 
     @staticmethod
+    def _packages() -> list[Path]:
+        """Where packages lie outside the interpreter's own folders: `pip install --user`, PYTHONPATH."""
+        own = (Path(sys.prefix), Path(sys.base_prefix))
+        places = [Path(place) for place in sys.path if place]
+        outside = [place for place in places if not any(place.is_relative_to(prefix) for prefix in own)]
+        return [place for place in outside if place.name in ("site-packages", "dist-packages") and place.is_dir()]
+
+    @staticmethod
     def _view(python: str) -> list[Path]:
         """The folders of the interpreter and of the course that a job reads."""
         paths = {Path(os.path.abspath(python)).parents[1], Path(os.path.realpath(python)).parents[1]}
-        paths |= {Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("purelib"))}
+        paths |= {Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("purelib")), *Sandbox._packages()}
         paths |= {ROOT / name for name in ("course_lib", "grading", "data")}
         paths = {path for path in paths if not path.is_relative_to("/usr")}
         return sorted(path for path in paths if not any(path.is_relative_to(other) for other in paths - {path}))
@@ -303,7 +311,11 @@ def attack(sandbox: Sandbox) -> dict[str, bool]:
         SandboxError: the attacks could not be tried.
     """
     limits, reached = Limits(processes=40, disk=8 * 2**20, seconds=60), {}
-    with tempfile.NamedTemporaryFile(dir=ROOT, prefix=".secret") as secret, socket.create_server(("127.0.0.1", 0)) as s:
+    place = ROOT if os.access(ROOT, os.W_OK) else None  # another user's, or the system's, course
+    with (
+        tempfile.NamedTemporaryFile(dir=place, prefix=".secret") as secret,
+        socket.create_server(("127.0.0.1", 0)) as s,
+    ):
         secret.write(b"secret")
         secret.flush()
         names = {"SECRET": secret.name, "COURSE": str(ROOT), "PORT": s.getsockname()[1]}

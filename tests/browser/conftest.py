@@ -2,9 +2,15 @@
 
 import functools
 import http.server
+import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +18,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build" / "browser"
+MINUTES = float(os.environ.get("COURSE_BROWSER_MINUTES", "10"))  # for whatever is waited for, on a busy machine
+
+# No news from the network, and every cell in the page, so that it can be looked at.
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "docmanager-extension/plugin": {"autosave": False},
+}
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +48,7 @@ class Watched:
 
     def __init__(self, context) -> None:
         self.page = context.new_page()
+        self.page.set_default_timeout(MINUTES * 60_000)
         self.errors: list[str] = []
         self.outside: list[str] = []
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
@@ -91,3 +106,49 @@ def served() -> Iterator[Callable[[Path], str]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def jupyter(tmp_path_factory) -> Iterator[Callable[..., str]]:
+    """`jupyter(folder)` is the address of a JupyterLab that was started in that folder; more are its variables."""
+    servers = []
+
+    def start(root: Path, **environment: str) -> str:
+        settings = tmp_path_factory.mktemp("settings")
+        for name, values in SETTINGS.items():
+            file = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        options = {
+            "ServerApp.ip": "127.0.0.1",
+            "ServerApp.port": port,
+            "ServerApp.port_retries": 0,
+            "ServerApp.open_browser": False,
+            "ServerApp.root_dir": root,
+            "ServerApp.allow_root": True,
+            "IdentityProvider.token": "",
+            "LabApp.user_settings_dir": settings,
+            "LabApp.workspaces_dir": tmp_path_factory.mktemp("workspaces"),
+            "LabApp.expose_app_in_browser": True,
+        }
+        command = [sys.executable, "-m", "jupyterlab", *(f"--{key}={value}" for key, value in options.items())]
+        log = settings / "lab.log"
+        with log.open("w") as file:
+            more = {**os.environ, "COURSE_OFFLINE": "1", **environment}
+            servers.append(subprocess.Popen(command, cwd=root, stdout=file, stderr=file, env=more))
+        address, end = f"http://127.0.0.1:{port}", time.monotonic() + MINUTES * 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/api").close()
+                return address
+            except OSError:
+                assert servers[-1].poll() is None and time.monotonic() < end, log.read_text()
+                time.sleep(1)
+
+    yield start
+    for server in servers:
+        server.terminate()
+        server.wait(30)

@@ -1,13 +1,7 @@
 """JupyterLab as `make lab` opens it: the map, and every lesson run from top to bottom, its controls moved by hand."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -15,15 +9,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "notebooks").rglob("*.ipynb"))]
-MINUTES = float(os.environ.get("COURSE_BROWSER_MINUTES", "10"))  # for a lesson, on a busy machine
-
-# No news from the network, and every cell in the page, so that it can be looked at.
-SETTINGS = {
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    "notebook-extension/tracker": {"windowingMode": "none"},
-    "docmanager-extension/plugin": {"autosave": False},
-}
-
 
 COLAB = """
 import sys, types
@@ -50,9 +35,9 @@ explore(draw, x=widgets.IntSlider(value=3, min=0, max=9))
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory) -> str:
+def lab(tmp_path_factory, jupyter) -> str:
     """The address of a JupyterLab on a copy of the course's pages."""
-    root, settings = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("settings")
+    root = tmp_path_factory.mktemp("course")
     for name in LESSONS:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, root / name)
@@ -61,52 +46,21 @@ def lab(tmp_path_factory) -> str:
         notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, sources)])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, root / f"colab_{colab}.ipynb")
-    for name, values in SETTINGS.items():
-        file = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(values))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {
-        "ServerApp.ip": "127.0.0.1",
-        "ServerApp.port": port,
-        "ServerApp.port_retries": 0,
-        "ServerApp.open_browser": False,
-        "ServerApp.root_dir": root,
-        "ServerApp.allow_root": True,
-        "IdentityProvider.token": "",
-        "LabApp.user_settings_dir": settings,
-        "LabApp.workspaces_dir": tmp_path_factory.mktemp("workspaces"),
-        "LabApp.expose_app_in_browser": True,
-    }
-    log = (root / "lab.log").open("w")
-    command = [sys.executable, "-m", "jupyterlab", *(f"--{key}={value}" for key, value in options.items())]
-    server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "COURSE_OFFLINE": "1"})
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api").close()
-                break
-            except OSError:
-                assert server.poll() is None, (root / "lab.log").read_text()
-                time.sleep(1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
+    return jupyter(root)
+
+
+def open_notebook(watched, address: str):
+    """Its page, when the kernel waits for work."""
+    page = watched.page
+    page.goto(f"{address}?reset")  # without what was open before
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady")
+    page.wait_for_function("() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
+    return page
 
 
 def run_all(watched, address: str) -> list[dict]:
     """Open a notebook and run all of its cells, as the menu does; the cells with their outputs."""
-    page = watched.page
-    page.goto(f"{address}?reset")  # without what was open before
-    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady", timeout=120_000)
-    page.wait_for_function(
-        "() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=120_000
-    )
+    page = open_notebook(watched, address)
     page.evaluate("async () => { await jupyterapp.commands.execute('notebook:run-all-cells'); }")
     page.wait_for_timeout(2000)  # pictures and widgets arrive after the last answer
     return page.evaluate("() => jupyterapp.shell.currentWidget.content.model.toJSON().cells")
@@ -175,7 +129,6 @@ def answers(page, cell, control, move) -> bool:
 def test_a_lesson_runs_and_its_controls_answer(watch, lab, lesson):
     watched = watch()
     page = watched.page
-    page.set_default_timeout(MINUTES * 60_000)
     cells = run_all(watched, f"{lab}/lab/tree/{lesson}")
     assert not errors_of(cells)
     assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"]))
@@ -201,10 +154,10 @@ def test_the_map_leads_to_the_lessons(watch, lab):
     watched = watch()
     watched.page.goto(f"{lab}/lab/tree/{LESSONS[0]}")
     links = watched.page.locator('.jp-RenderedMarkdown a[href*=".ipynb"]')
-    links.first.wait_for(timeout=120_000)
+    links.first.wait_for()
     watched.shot("lab-map")
     links.first.click()
-    watched.page.wait_for_function("() => [...jupyterapp.shell.widgets('main')].length === 2", timeout=60_000)
+    watched.page.wait_for_function("() => [...jupyterapp.shell.widgets('main')].length === 2")
 
 
 @pytest.mark.parametrize("colab", [True, False], ids=["colab", "elsewhere"])
