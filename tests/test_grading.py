@@ -3,8 +3,11 @@
 import csv
 import functools
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 
 import nbformat
@@ -161,6 +164,36 @@ def test_right_answers_have_no_difference():
 @needs_sandbox
 def test_the_sandbox_refuses_what_an_attacker_tries_first(isolated):
     assert not [name for name, got_through in sandbox.attack(isolated).items() if got_through]
+
+
+@needs_sandbox
+def test_an_ordinary_users_sandbox_refuses_as_much(isolated, tmp_path):
+    """Root's tests lend this one to an account without rights; folders that it may not enter are uncovered for it."""
+    if os.geteuid() != 0:
+        pytest.skip("the test above is an ordinary user's already")
+    account = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all"
+    if subprocess.run([*account.split(), "unshare", "--user", "true"]).returncode:
+        pytest.skip("this kernel gives ordinary users no namespaces")
+    places = [sandbox.ROOT, *(p for p in Sandbox._view(sys.executable) if not p.is_relative_to(sandbox.ROOT))]
+    lines, uncover, covered = ["set -e"], [], set()
+    for number, place in enumerate(places):
+        private = [parent for parent in reversed(place.parents) if not parent.stat().st_mode & 1]
+        if private:
+            kept = tmp_path / str(number)
+            kept.mkdir()
+            lines.append(f"mount --bind {place} {kept}")
+            if private[0] not in covered:
+                uncover.append(f"mount -t tmpfs -o mode=755 none {private[0]}")
+                covered.add(private[0])
+            uncover += [f"mkdir -p {place}", f"mount --bind {kept} {place}"]
+    lines += [*uncover, f"cd {sandbox.ROOT}", f"exec {account} {sys.executable} -m grading sandbox"]
+    path = os.pathsep.join([str(sandbox.ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", "\n".join(lines)],
+        env={**os.environ, "HOME": "/tmp", "PYTHONPATH": path}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("refused") == len(sandbox._ATTACKS)
 
 
 def test_the_attacks_see_an_open_door(plain):
