@@ -166,8 +166,8 @@ def growth(folder: Path, sizes: list[int]) -> dict[str, Any]:
     per, start = np.polyfit(sizes, [row["seconds"] for row in rows.values()], 1)
     own = np.polyfit(sizes, [row["own seconds"] for row in rows.values()], 1)[0]
     many = start + MANY * max(per * WORKERS / SLOTS, own)
-    line = {"start, s": start, "a submission, s": per, "of which the grader's own, s": own}
-    return {"rows": rows, **line, f"{MANY:,} on {SLOTS} processors, s": many}
+    line = {"start": start, "each": per, "own": own}
+    return {"rows": rows, "seconds": line, "extrapolated": {"submissions": MANY, "processors": SLOTS, "seconds": many}}
 
 
 def kill(process: subprocess.Popen, after: float) -> tuple[bool, int]:
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             elif part == "growth":
                 found = growth(folder, [1, 3] if args.quick else [50, 100, 200, 400])
             else:
-                found = kills(folder, *((3, 2) if args.quick else (6, 20)))
+                found = kills(folder, *((3, 2) if args.quick else (12, 20)))
         figures[part] = found
         print(part, json.dumps(common.plain(found), indent=1), flush=True)
         common.write(args.json, figures)  # a long run that is interrupted keeps what it has

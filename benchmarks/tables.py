@@ -1,6 +1,6 @@
 """Write every published number from its one source: benchmarks/results/*.json, and the checkpoints' own headers.
 
-    python benchmarks/tables.py            rewrites README.md, data/README.md and the lessons' line "Measured"
+    python benchmarks/tables.py            rewrites the READMEs and the lessons' line "Measured"
     python benchmarks/tables.py --check    changes nothing; exits with 1 if a number on a page is not its source's
 
 On a page a table stands between `<!-- table: NAME -->` and `<!-- /table -->`, and NAME is a function below.
@@ -192,7 +192,32 @@ def rows_of(name: str, part: str | None = None) -> Callable[[], str]:
     return table
 
 
+def grader() -> str:
+    """grading/README: throughput, growth and killed runs, as far as they have been measured."""
+    if not (RESULTS / "grader.json").exists():
+        return "*Not measured yet: `python benchmarks/grader.py --json benchmarks/results/grader.json`.*"
+    found, lines = results("grader"), []
+    rows = {f"ours, {n} light submissions": row for n, row in found.get("growth", {}).get("rows", {}).items()}
+    if part := found.get("throughput"):
+        rows = {f"{name}, {part['submissions']} submissions": part[name] for name in ("ours", "nbgrader")} | rows
+        lines.append(f"**{part['times as fast']:.1f} times as fast as `nbgrader autograde`, one after the other.**")
+    if part := found.get("growth"):
+        one, many = part["seconds"], part["extrapolated"]
+        each = f"{one['start']:.0f} s to start, {one['each']:.2g} s a light submission ({one['own']:.2g} s of them the"
+        size = f"{many['submissions']:,} on {many['processors']} processors"
+        lines.append(f"{each} grader's own process): {size} would take {duration(many['seconds'])}.")
+    if part := found.get("kills"):
+        equal = f"{part['equal']} of {part['runs']} runs that were killed at a random moment and started again"
+        lines.append(f"{equal} ended as the one that nobody disturbed; {part['outlived']} processes outlived a kill.")
+    if rows:
+        head = [f"{found['workers']} sandboxes", "seconds", "MB a sandbox"]
+        cells = [[name, *(f"{row[key]:.0f}" if key in row else "" for key in head[1:])] for name, row in rows.items()]
+        lines.insert(0, markdown(head, cells))
+    return "\n\n".join([*lines, measured_at("grader")])
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "grader": grader,
     "shipped networks": shipped_networks,
     "style transfer": style_transfer,
     "upsampling": upsampling,
@@ -227,7 +252,8 @@ def lesson(text: str, name: str) -> str:
 
 def pages() -> dict[Path, str]:
     """What each page should say."""
-    found = {path: page(path.read_text(encoding="utf-8")) for path in (ROOT / "README.md", ROOT / "data" / "README.md")}
+    written = [ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "grading").glob("README.md")]
+    found = {path: page(path.read_text(encoding="utf-8")) for path in written}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         found[path] = lesson(path.read_text(encoding="utf-8"), path.stem)
     return found
