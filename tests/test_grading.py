@@ -663,3 +663,24 @@ def test_a_grader_that_is_killed_goes_on_where_it_was(grace, tmp_path, monkeypat
     monkeypatch.setattr(benchmark.random.Random, "uniform", lambda self, low, high: grace)
     found = benchmark.kills(tmp_path, students=2, times=1, options=("--no-sandbox",))
     assert found["equal"] == 1, found
+
+
+def test_the_benchmark_starts_as_a_script_and_extrapolates_from_a_line(tmp_path, monkeypatch):
+    """Two processors take half a second a submission; on sixteen, the grader's own tenth of a second is the limit."""
+    from benchmarks import grader as benchmark
+
+    path = os.pathsep.join([str(sandbox.ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(sandbox.ROOT / "benchmarks" / "grader.py"), "--help"]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, timeout=300)
+
+    def measured(folder):
+        students = len(list(folder.glob("submitted/*/upsampling/upsampling.ipynb")))
+        return {"seconds": 10 + 0.5 * students, "own seconds": 3 + 0.1 * students, "MB a sandbox": 400.0}
+
+    monkeypatch.setattr(benchmark, "ours", measured)
+    found = benchmark.growth(tmp_path, [2, 4, 8])
+    assert found["seconds"] == pytest.approx({"start": 10, "each": 0.5, "own": 0.1})
+    assert found["extrapolated"]["seconds"] == pytest.approx(10 + 2000 * 0.1)
+    made, light = assignment.load("upsampling"), nbformat.read(next(tmp_path.glob("8/submitted/*/*/*.ipynb")), 4)
+    names = [assignment.grade_id(cell) for cell in light.cells]
+    assert names == ["setup", *(exercise.name for exercise in made.exercises), "explain"]

@@ -1,6 +1,7 @@
 """Assignments in a real browser: a student solves the release in JupyterLab, a person grades the text in formgrader."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -87,10 +88,15 @@ def course(tmp_path) -> Course:
 
 def test_a_person_grades_the_text_in_formgrader(watch, jupyter, course):
     """Opened from JupyterLab's menu; the points arrive in the gradebook, and nothing that a student wrote is run."""
+    import nbconvert
     import nbgrader
 
-    prefix = Path(nbgrader.__file__).parents[4]  # its own, should it be installed beside the environment
-    places = {"JUPYTER_CONFIG_PATH": f"{prefix}/etc/jupyter", "JUPYTER_PATH": f"{prefix}/share/jupyter"}
+    # Where their templates and menus lie, should one be installed beside the environment.
+    prefixes = [Path(package.__file__).parents[4] for package in (nbgrader, nbconvert)]
+    places = {
+        "JUPYTER_CONFIG_PATH": os.pathsep.join(f"{prefix}/etc/jupyter" for prefix in prefixes),
+        "JUPYTER_PATH": os.pathsep.join(f"{prefix}/share/jupyter" for prefix in prefixes),
+    }
     address, watched, dialogs = jupyter(course.folder, **places), watch(), []
     page = watched.page
     page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
