@@ -138,6 +138,9 @@ def test_a_lesson_runs_and_its_controls_answer(watch, lab, lesson):
     explorations = [i for i, cell in enumerate(cells) if "explore(" in "".join(cell["source"])]
     for index in explorations:
         cell = page.locator(".jp-Notebook .jp-Cell").nth(index)
+        cell.locator(".jupyter-widgets").first.wait_for(
+            timeout=120_000
+        )  # never: the extension jupyterlab_widgets is missing
         for kind, (part, move) in KINDS.items():
             if kind not in moved and cell.locator(part).count():
                 tried.add(kind)
