@@ -98,6 +98,16 @@ def judged(network: Classifier, data: datasets.ImageSet) -> tuple[Tensor, Tensor
     return features, network.logits(features).argmax(1)
 
 
+def both_real(training: Tensor, held_out: Tensor, most: int = 5000) -> dict[str, metrics.Score]:
+    """Precision and recall, by features (N, D) and (M, D), of as many training images as are compared of held-out ones.
+
+    Neither set is generated: what they reach is the best that `metrics.evaluate` can give a generator's images.
+    """
+    n = min(len(training), len(held_out), most)
+    chosen = [x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]] for x in (held_out, training)]
+    return dict(zip(("precision", "recall"), metrics.generative_precision_recall(*chosen), strict=True))
+
+
 def train(argv: list[str] | None, name: str) -> dict[str, object]:
     """Train, calibrate, test and save the classifier of one data set; returns its scores."""
     preset = PRESETS[name]
@@ -120,7 +130,9 @@ def train(argv: list[str] | None, name: str) -> dict[str, object]:
     loop = common.train(run, step, data, stateful=parts)
 
     classifier.calibrate(network.eval(), judged(network, data)[0])
-    scores = {"test accuracy": metrics.proportion(judged(network, test)[1].cpu() == test.labels)}
+    held_out, predicted = judged(network, test)
+    accuracy = metrics.proportion(predicted.cpu() == test.labels)
+    scores = {"test accuracy": accuracy, "real images": both_real(judged(network, data)[0], held_out)}
     common.export(run, network, scores, seconds=loop.seconds, data=name)
     return scores
 

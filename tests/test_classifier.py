@@ -220,3 +220,21 @@ def test_recipe_runs_and_resumes_exactly(recipe, tmp_path, monkeypatch):
     assert "recipes/classifier.py" in facts["recipe"] and "--data digits" in facts["recipe"]
     with pytest.raises(SystemExit, match="cannot share --out"):
         recipe.main(files("c"))
+
+
+def test_the_best_that_real_images_reach(recipe):
+    """Of the shipped judge of digits: as its header says, and as a loop over all pairs counts."""
+    stated = json.loads(checkpoints.load("classifier_digits")[1]["score"])["real images"]
+    judge = zoo.load("classifier_digits")
+    training, held_out = (recipe.judged(judge, datasets.load("digits", split))[0].double() for split in datasets.SPLITS)
+    found = recipe.both_real(training, held_out)
+    one, other = (
+        x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:297]] for x in (held_out, training)
+    )
+    for name, inner, outer in (("precision", other, one), ("recall", one, other)):
+        radii = torch.cdist(outer, outer).sort(1).values[:, 3]  # to the third nearest; the first is the image itself
+        inside = [bool(((x - outer).norm(dim=1) <= radii).any()) for x in inner]
+        assert found[name].n == len(inside) == 297
+        assert found[name].value == pytest.approx(sum(inside) / 297, abs=1 / 297)
+        assert found[name].value == pytest.approx(stated[name]["value"], abs=1e-3)
+    assert recipe.both_real(training, held_out, most=50)["recall"].n == 50
