@@ -74,7 +74,9 @@ def training_step_wrong_2(G, D, for_G, for_D, real, z, loss_of_G=generator_loss)
 
 
 def mode_proportions_other(samples, centres, std):
-    return torch.tensor([((samples - c).square().sum(1) <= 9 * std**2).sum() / len(samples) for c in centres])
+    """Each centre by itself, in float64."""
+    counts = [((samples - c).square().sum(1) <= 9 * std**2).sum() for c in centres]
+    return torch.tensor(counts, dtype=torch.float64) / len(samples)
 
 
 def mode_proportions_wrong_1(samples, centres, std):
