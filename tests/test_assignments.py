@@ -76,5 +76,5 @@ def test_the_release_gives_nothing_away(name, sandbox):
 
 @each
 def test_the_release_is_nbgraders_format(name):
-    validator = pytest.importorskip("nbgrader.nbgraderformat").MetadataValidatorV3
+    validator = pytest.importorskip("nbgrader.nbgraderformat.v3").MetadataValidatorV3
     validator().validate_nb(assignment.load(name).release())
