@@ -33,7 +33,7 @@ help: ## list these commands
 
 install: $(STAMP) ## install the course into VENV, which every other command does by itself
 
-lab: $(STAMP) ## install the course and open its map in JupyterLab
+lab: $(STAMP) ## install the course and open its map in JupyterLab; MAP=notebooks/ru for the Russian lessons
 	$(PY) -m jupyterlab --LabApp.default_url="/lab/tree/$(MAP)" $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(STAMP) ## install the course, then check style, unit tests and every cell of every notebook

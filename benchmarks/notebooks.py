@@ -31,7 +31,8 @@ from website import mathjax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CELL_TIMEOUT = 600  # seconds; a cell that takes longer hangs
-KEPT = ("tags", "jupyter", "cellView")  # a cell's metadata: what hides a solution in JupyterLab and in Colab
+# Of a cell's metadata: what hides a solution in JupyterLab and in Colab, and what a Russian cell translates.
+KEPT = ("tags", "jupyter", "cellView", "translates")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -194,7 +195,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("notebooks", nargs="*", type=pathlib.Path, help="notebooks to execute (default: all lessons)")
+    add("notebooks", nargs="*", type=pathlib.Path, help="notebooks to execute (default: all English lessons)")
     add("--html", metavar="DIR", type=pathlib.Path, help="write readable HTML there")
     add("--json", metavar="FILE", type=pathlib.Path, help="write the figures there")
     add("--cells", action="store_true", help="print the time of every cell")
@@ -215,7 +216,8 @@ def main() -> int:
     args = arguments()
     results = []
     for path in args.notebooks:
-        name, folder = path.stem, path.resolve().parent
+        folder = path.resolve().parent
+        name = path.stem + ("_ru" if folder.name == "ru" else "")
         notebook = nbformat.read(path, as_version=4)
         if args.quick:
             notebook.cells = up_to_setup(notebook.cells)

@@ -228,10 +228,11 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def cost(lesson: str) -> str:
-    """Time and memory of a lesson, as measured."""
+def cost(lesson: str, russian: bool = False) -> str:
+    """Time and memory of a lesson, as measured: in English, for the Russian one computes the same."""
     (row,) = (row for row in results("notebooks")["notebooks"] if row["notebook"] == lesson)
-    return f"{row['seconds']:.0f} s, {row['peak_mb'] / 1000:.1f} GB"
+    seconds, gigabytes = f"{row['seconds']:.0f}", f"{row['peak_mb'] / 1000:.1f}"
+    return f"{seconds} с, {gigabytes.replace('.', ',')} ГБ" if russian else f"{seconds} s, {gigabytes} GB"
 
 
 def page(text: str) -> str:
@@ -241,20 +242,23 @@ def page(text: str) -> str:
         return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- /table -->"
 
     text = re.sub(r"<!-- table: (.+?) -->\n.*?<!-- /table -->", table, text, flags=re.DOTALL)
-    row = r"(?m)^(\|.*\(notebooks/(\w+)\.ipynb\).*\| )[^|]*( \|)$"
-    return re.sub(row, lambda match: f"{match[1]}{cost(match[2])}{match[3]}", text)
+    row = r"(?m)^(\|.*\(notebooks/(ru/)?(\w+)\.ipynb\).*\| )[^|]*( \|)$"
+    return re.sub(row, lambda match: f"{match[1]}{cost(match[3], bool(match[2]))}{match[4]}", text)
 
 
 def lesson(text: str, name: str) -> str:
     """A notebook's text with its line "Measured" from the source."""
-    return re.sub(r"(Measured on a 2-core CPU without GPU or network: )[^*]*(\.\*)", rf"\g<1>{cost(name)}\g<2>", text)
+    for line, russian in (("Measured on a 2-core CPU without GPU or network: ", False),
+                          ("Измерено на процессоре с двумя ядрами, без GPU и сети: ", True)):  # fmt: skip
+        text = re.sub(rf"({line})[^*]*(\.\*)", rf"\g<1>{cost(name, russian)}\g<2>", text)
+    return text
 
 
 def pages() -> dict[Path, str]:
     """What each page should say."""
-    written = [ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "grading").glob("README.md")]
+    written = [*sorted(ROOT.glob("README*.md")), ROOT / "data" / "README.md", *(ROOT / "grading").glob("README.md")]
     found = {path: page(path.read_text(encoding="utf-8")) for path in written}
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in [path for folder in ("", "ru") for path in sorted((ROOT / "notebooks" / folder).glob("*.ipynb"))]:
         found[path] = lesson(path.read_text(encoding="utf-8"), path.stem)
     return found
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -68,7 +69,9 @@ def test_signatures_are_those_of_the_source():
 
 
 def test_a_lesson_gets_its_buttons_and_keeps_its_original(tmp_path):
-    lesson = ROOT / "notebooks" / "01_style_transfer.ipynb"
+    lesson = tmp_path / "lessons" / "01_style_transfer.ipynb"
+    lesson.parent.mkdir()
+    shutil.copyfile(ROOT / "notebooks" / lesson.name, lesson)
     name = build.lay_notebook(lesson, tmp_path / "notebooks" / "ru" / lesson.name, tmp_path)
     assert name == "notebooks/ru/01_style_transfer"
     laid = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
@@ -78,6 +81,19 @@ def test_a_lesson_gets_its_buttons_and_keeps_its_original(tmp_path):
     relative = original.relative_to(tmp_path)
     assert (tmp_path / "extra" / relative).read_bytes() == lesson.read_bytes()
     assert "![" not in laid.cells[0].source
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "ru").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_each_edition_of_a_lesson_leads_to_the_other(path, tmp_path):
+    build.lay_notebook(ROOT / "notebooks" / path.name, tmp_path / "notebooks" / path.name, tmp_path)
+    build.lay_notebook(path, tmp_path / "notebooks" / "ru" / path.name, tmp_path)
+    for page, twin, words in (
+        (tmp_path / "notebooks" / path.name, f"ru/{path.stem}.html", "По-русски"),
+        (tmp_path / "notebooks" / "ru" / path.name, f"../{path.stem}.html", "In English"),
+    ):
+        first = nbformat.read(page, as_version=4).cells[0].source
+        assert f'<a href="{twin}">{words}</a>' in first and "![" not in first
+        assert (page.parent / twin).with_suffix(".ipynb").is_file()
 
 
 def test_folded_cells_stay_folded(tmp_path):
@@ -112,3 +128,4 @@ def test_the_site_has_assignments_without_their_solutions(tmp_path):
     index = (tmp_path / "site" / "index.md").read_text(encoding="utf-8")
     lessons = [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     assert [line for line in index.splitlines() if line in lessons] == lessons
+    assert "](README.md" not in (tmp_path / "site" / "README.ru.md").read_text(encoding="utf-8"), "it is the index"

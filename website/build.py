@@ -22,7 +22,10 @@ from grading import assignment as assignments
 from website import mathjax, reference
 
 ROOT = Path(__file__).resolve().parents[1]
-BADGE = re.compile(r"\[?(?:!\[Open in Colab\]\([^)]*\)|Open in Colab)\]\((https://colab[^)\s]+)\)")
+BADGE = re.compile(r"\[?(?:!\[(?:Open in|Открыть в) Colab\]\([^)]*\)|Open in Colab)\]\((https://colab[^)\s]+)\)")
+# A lesson's buttons, and the switch to the other edition, in the page's language.
+BUTTONS = {"en": ("Open in Colab", "Download the notebook"), "ru": ("Открыть в Colab", "Скачать ноутбук")}
+SWITCH = {"en": "По-русски", "ru": "In English"}
 
 
 def toctree(caption: str, pages: Iterable[str]) -> str:
@@ -41,15 +44,23 @@ def write(path: Path, text: str) -> None:
 
 
 def lay_notebook(notebook: Path, page: Path, source: Path) -> str:
-    """Lay out a notebook as `page` with its buttons; the original can be downloaded. Returns the page's name."""
+    """Lay out a notebook as `page` with its buttons; the original can be downloaded. Returns the page's name.
+
+    A lesson that there is in two languages gets a button that leads to the other one.
+    """
     original = source / "extra" / "download" / page.relative_to(source)
     original.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(notebook, original)
     up = "../" * (len(page.relative_to(source).parts) - 1)
-    download = f'<a href="{up}download/{page.relative_to(source).as_posix()}" download>Download the notebook</a>'
+    language = "ru" if notebook.parent.name == "ru" else "en"
+    open_colab, get = BUTTONS[language]
+    download = f'<a href="{up}download/{page.relative_to(source).as_posix()}" download>{get}</a>'
+    twin = ("../" if language == "ru" else "ru/") + notebook.name
+    if (notebook.parent / twin).is_file():
+        download += f'<a href="{twin.removesuffix(".ipynb")}.html">{SWITCH[language]}</a>'
 
     def buttons(match: re.Match) -> str:
-        colab = f'<a href="{html.escape(match[1])}">Open in Colab</a>'
+        colab = f'<a href="{html.escape(match[1])}">{open_colab}</a>'
         return f'<p class="course-buttons">{colab}{download}</p>'
 
     content = nbformat.read(notebook, as_version=4)
@@ -99,7 +110,7 @@ def checkpoint_page(name: str) -> str:
 def lay_out(source: Path) -> None:
     """Put everything that Sphinx renders into `source`, in the folders of the repository, so that links hold."""
     shutil.rmtree(source, ignore_errors=True)
-    pages = [*ROOT.glob("[A-Z]*.md"), *ROOT.glob("[!.]*/README.md")]
+    pages = [*ROOT.glob("[A-Z]*.md"), *ROOT.glob("[!.]*/README.md"), *ROOT.glob("notebooks/ru/*.md")]
     for path in [*pages, ROOT / "LICENSE", *(ROOT / "data").glob("*.jpg")]:
         (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, source / path.relative_to(ROOT))
@@ -130,6 +141,8 @@ def lay_out(source: Path) -> None:
     others = [path.relative_to(ROOT).with_suffix("").as_posix() for path in sorted(pages) if path.parent != ROOT]
     others += [path.stem for path in sorted(pages) if path.parent == ROOT and path.name != "README.md"]
     (source / "README.md").unlink()  # it is the index
+    if (russian := source / "README.ru.md").is_file():
+        write(russian, russian.read_text(encoding="utf-8").replace("](README.md", "](index.md"))
     sidebar = [
         *(toctree(caption, pages) for caption, pages in lessons.items()),
         toctree("Assignments", released),
