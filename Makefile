@@ -38,7 +38,7 @@ lab: $(STAMP) ## install the course and open its map in JupyterLab; MAP=notebook
 
 test: $(STAMP) ## install the course, then check style, unit tests and every cell of every notebook
 	@echo "make test: style, $(words $(wildcard tests/test_*.py)) files of unit tests, then every cell of" \
-		"$(words $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)) lessons. On two quiet cores it takes 20 minutes" \
+		"$(words $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)) lessons. On two quiet cores it takes 30 minutes" \
 		"at most; pytest's percentages tell how far it is."
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .

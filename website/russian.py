@@ -83,10 +83,10 @@ class _Words(ast.NodeTransformer):
         return ast.Tuple([part for *_, part in expressions], ast.Load()) if expressions else ast.Constant("")
 
 
-def numbers(text: str) -> list[str]:
-    """The numbers that a text says, sorted: 3,186 in English is 3186 in Russian, and 0.5 is 0,5."""
-    text = re.sub(r"(?<=\d)(?:,|\{,\}|[ \u00a0\u202f])(?=\d{3}(?!\d))", "", text)
-    return sorted(re.findall(r"\d+", text))
+def numbers(text: str, russian: bool = False) -> list[str]:
+    """The digits of the numbers in a text, sorted: 3,186 in English is 3186 or 3 186 in Russian, and 0.5 is 0,5."""
+    separator = r"[ \u00a0\u202f]" if russian else r"(?:,|\{,\})"
+    return sorted(re.findall(r"\d+", re.sub(rf"(?<=\d){separator}(?=\d{{3}}(?!\d))", "", text)))
 
 
 def departs(old: str, new: str) -> str | None:
@@ -109,7 +109,7 @@ def departs(old: str, new: str) -> str | None:
     for before, after in zip(*words, strict=True):
         if before != after and not CYRILLIC.search(after):
             return f"the text {before!r} became {after!r}, which is no Russian: an option must stay"
-        if before != after and numbers(before) != numbers(after):
+        if before != after and numbers(before) != numbers(after, russian=True):
             return f"the numbers in {before!r} became others in {after!r}"
     return None
 
