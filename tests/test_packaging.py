@@ -312,6 +312,8 @@ def test_make_lab_opens_the_map(clone):
         (clone.folder / "notebooks" / f"{name}.ipynb").touch()
     assert clone.make("lab").returncode == 0
     assert "--LabApp.default_url=/lab/tree/notebooks/00_tasks.ipynb" in clone.asked()[-1]
+    assert clone.make("lab", "MAP=notebooks/ru").returncode == 0
+    assert "--LabApp.default_url=/lab/tree/notebooks/ru" in clone.asked()[-1], "the folder of the Russian lessons"
 
 
 @pytest.fixture
