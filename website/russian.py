@@ -43,7 +43,7 @@ def digest(source: str) -> str:
     """The hash of an English cell; a fork's address and a new measurement are no news for a translator."""
     source = re.sub(r"(github\.com/|/github/)[\w-]+/[\w.-]+?(?=[/\")\s]|\.git|$)", r"\1", source)
     source = re.sub(r"(Measured on [^:*]*: )[^*]*", r"\1", source)
-    return hashlib.sha256(source.encode("utf-8")).hexdigest()[:16]
+    return hashlib.sha256(source.encode("utf-8")).hexdigest()[:8]
 
 
 class _Words(ast.NodeTransformer):
