@@ -116,6 +116,33 @@ def test_times_fall_evenly_from_T_to_0(T, data):
     assert schedule.times(T) == list(range(T, -1, -1))
 
 
+@drawn
+@given(T=st.integers(1, 300), rho=st.floats(1, 50), data=st.data())
+def test_times_by_rho_fall_whatever_they_are(T, rho, data):
+    calls = data.draw(st.integers(1, T))
+    times = diffusion.cosine(T).times(calls, rho)
+    assert len(times) == calls + 1 and times[-1] == 0 and times[0] <= T and all(type(t) is int for t in times)
+    assert all(t > s for t, s in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("make", [diffusion.cosine, diffusion.linear], ids=lambda make: make.__name__)
+def test_times_by_rho_are_equation_5(make):
+    """Karras et al. 2022: σ_i = (σ_max^(1/ρ) + i/(n − 1) (σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ, between its neighbours'."""
+    schedule, n = make(5000), 12
+    sigma = ((1 - schedule.alpha_bar) / schedule.alpha_bar).sqrt().tolist()
+    for rho in (1, 3.0, np.float32(7)):
+        top, low = 80 ** (1 / float(rho)), sigma[1] ** (1 / float(rho))
+        for i, t in enumerate(schedule.times(n, rho)[:-1]):
+            wanted = (top + i / (n - 1) * (low - top)) ** float(rho)
+            assert sigma[t - 1] < wanted < sigma[t + 1]
+
+
+def test_times_by_rho_begin_where_the_schedule_ends():
+    """Where even the last time has less noise than 80 times the data."""
+    schedule = diffusion.from_function(lambda u: math.exp(-u), 50)
+    assert schedule.times(5, 7.0)[0] == 50 and schedule.times(50, 7.0) == schedule.times(50)
+
+
 @each_schedule
 def test_distance_to_noise_equals_torch(schedule):
     x0 = normal(4, 2, 3, 3, dtype=torch.float32)
@@ -153,6 +180,11 @@ def test_schedules_refuse():
     for calls in (0, 101):
         with pytest.raises(ValueError, match=f"expected 1 … 100 calls, got {calls}"):
             SCHEDULES["cosine"].times(calls)
+        with pytest.raises(ValueError, match=f"expected 1 … 100 calls, got {calls}"):
+            SCHEDULES["cosine"].times(calls, 7.0)
+    for rho in (0, 0.9, -7.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"expected rho of 1 or more, got {rho}"):
+            SCHEDULES["cosine"].times(5, rho)
 
 
 def test_times_out_of_range_are_refused():

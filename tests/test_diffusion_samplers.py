@@ -96,6 +96,15 @@ def test_mean_and_covariance_without_sampling_error(sampler, options, bounds):
         assert ((covariance - COVARIANCE) / SCALE).abs().max() < bound
 
 
+@pytest.mark.parametrize(("eta", "bound"), [(0.0, 0.016), (1.0, 0.045)])
+def test_mean_and_covariance_at_the_times_of_karras(eta, bound):
+    """They begin where 1/80 of the mean is left, which the start N(0, I) has not."""
+    schedule = diffusion.cosine(1000)
+    mean, covariance = response(dpm_solver, schedule, schedule.times(50, 7.0), eta=eta)
+    assert (mean - MEAN).abs().max() < 1 / 80
+    assert ((covariance - COVARIANCE) / SCALE).abs().max() < bound
+
+
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_all_steps_of_ddpm(variance):
     """As the lecture has them; what is wrong with the covariance falls as 1/T."""

@@ -319,6 +319,21 @@ def test_guidance_pushes_samples():
     assert [given_ for _, given_, _ in denoiser.network.asked] == [False] * 20
 
 
+def test_sampling_at_given_times():
+    denoiser, x = tiny(), torch.randn(3, 1, 8, 8, generator=rng(1))
+    times = denoiser.schedule.times(4, 7.0)
+    with torch.no_grad():
+        expected = diffusion.last(diffusion.dpm_solver(denoiser, x, denoiser.schedule, times, clip=1.0))
+    found = diffusion.sample(denoiser, x, steps=times)
+    torch.testing.assert_close(found, ((expected + 1) / 2).clamp(0, 1))
+    even = diffusion.sample(denoiser, x, steps=4)
+    assert torch.equal(even, diffusion.sample(denoiser, x, steps=denoiser.schedule.times(4)))
+    assert (even - found).abs().max() > 1e-3
+    for bad in ([], [5], [3, 5, 0], [10_000, 0]):
+        with pytest.raises(ValueError, match="expected at least two falling times"):
+            diffusion.sample(denoiser, x, steps=bad)
+
+
 def test_sampling_works_in_evaluation_mode_and_returns():
     denoiser = flat()
     for training in (True, False):

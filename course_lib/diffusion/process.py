@@ -19,6 +19,7 @@ from torch import Tensor
 
 PredictionType = Literal["epsilon", "x0", "v", "velocity", "mu"]
 PREDICTION_TYPES = get_args(PredictionType)
+SIGMA_MAX = 80.0  # of Karras et al. 2022, table 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,17 +97,34 @@ class Schedule:
             raise ValueError(f"expected times {low} … {self.T}, got {int(t.min())} … {int(t.max())}")
         return self.alpha_bar.to(t.device)[t.long()]
 
-    def times(self, calls: int) -> list[int]:
-        """T = t_1 > t_2 > … > 0: times for a sampler of `calls` steps, spaced evenly; `calls` = T gives all.
+    def times(self, calls: int, rho: float | None = None) -> list[int]:
+        """t_1 > t_2 > … > 0: times for a sampler of `calls` steps; `calls` = T gives all.
+
+        Args:
+            calls: 1 … T.
+            rho: None: spaced evenly from T on. A number: ρ of Karras et al. (2022, arXiv 2206.00364, equation 5), whose
+                value is 7: σ^(1/ρ) falls evenly, where σ = √(1 − ᾱ)/√ᾱ, from 80, at which next to nothing is left of an
+                image, or from σ_T if that is less, to σ_1. Each time is the nearest whole one that is left.
 
         Raises:
-            ValueError: calls outside 1 … T.
+            ValueError: calls outside 1 … T, rho below 1.
             TypeError: calls that are not whole.
         """
         calls = operator.index(calls)
         if not 1 <= calls <= self.T:
             raise ValueError(f"expected 1 … {self.T} calls, got {calls}")
-        return [round(t) for t in torch.linspace(self.T, 0, calls + 1, dtype=torch.float64).tolist()]
+        if rho is None:
+            return [round(t) for t in torch.linspace(self.T, 0, calls + 1, dtype=torch.float64).tolist()]
+        if not 1 <= rho < math.inf:
+            raise ValueError(f"expected rho of 1 or more, got {rho}")
+        rho, sigma = float(rho), self.snr[1:].rsqrt()
+        ends = [min(SIGMA_MAX, sigma[-1].item()), sigma[0].item()]
+        wanted = torch.linspace(*(end ** (1 / rho) for end in ends), calls, dtype=torch.float64) ** rho
+        nearest = 1 + (sigma.log()[:, None] - wanted.log()).abs().argmin(0)
+        times = [self.T + 1]
+        for k, t in enumerate(nearest.tolist()):
+            times.append(min(times[-1] - 1, max(t, calls - k)))  # falls, and leaves enough for those that follow
+        return [*times[1:], 0]
 
     def distance_to_noise(self, x0: Tensor) -> Tensor:
         """KL(q(X_T | X_0) ‖ N(0, I)) of each image, in nats: ½ Σ (ᾱ_T x² − ᾱ_T − log(1 − ᾱ_T)) over its pixels.

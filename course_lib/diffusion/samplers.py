@@ -293,7 +293,7 @@ def sample(
     condition: Tensor | None = None,
     *,
     sampler: Callable[..., Iterator[State]] = dpm_solver,
-    steps: int = 20,
+    steps: int | Sequence[int] = 20,
     guidance_scale: float = 1.0,
     rng: torch.Generator | None = None,
     clip: float | None = 1.0,
@@ -309,8 +309,9 @@ def sample(
         x: X_T ~ N(0, I) (B, C, H, W), or how many to draw.
         condition: int64 (B,) classes or (B, d) vectors, or one for all; None: unconditional.
         sampler: `ddpm`, `ddim`, `dpm_solver` or `heun`.
-        steps: of the sampler, over times spaced evenly. Each is a call of the network, of `heun` nearly two, and with a
-            guidance scale other than 0 and 1 twice as many.
+        steps: of the sampler, over times spaced evenly; or the falling times, such as `Schedule.times` with a rho. Each
+            step is a call of the network, of `heun` nearly two, and with a guidance scale other than 0 and 1 twice as
+            many.
         guidance_scale: of the guidance, see `guided`.
         rng: draws x and, for `ddpm`, all further noise; None: torch's own.
         clip: clamps each X̂_0 to [-clip, clip]; None does not.
@@ -327,7 +328,8 @@ def sample(
     x = x.to(torch.promote_types(next(denoiser.parameters()).dtype, torch.float32))
     if "noise" in inspect.signature(sampler).parameters:
         options = {"noise": rng} | options
-    model, times = guided(denoiser, guidance_scale), denoiser.schedule.times(steps)
+    model = guided(denoiser, guidance_scale)
+    times = steps if isinstance(steps, Sequence) else denoiser.schedule.times(steps)
     total = (len(times) - 1) * math.ceil(len(x) / BATCH)
     shown = {"total": total, "desc": "sampling", "unit": " steps", "delay": 2, "leave": False}
     with runtime.fastest_threads(x.device.type == "cpu") as step_took, tqdm(**shown) as bar:
