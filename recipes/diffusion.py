@@ -57,7 +57,7 @@ class Preset:
 PRESETS = {
     "diffusion_mnist": Preset("mnist", steps=20_000),
     "diffusion_fashion_mnist": Preset("fashion_mnist", steps=8000),
-    "diffusion_cats": Preset("cat_faces", steps=4000, lr=2e-3, gamma=5.0, drop=None, mirror=True),
+    "diffusion_cats": Preset("cat_faces", steps=9000, lr=2e-3, gamma=5.0, drop=None, mirror=True),
 }
 
 
