@@ -146,6 +146,7 @@ def test_a_lesson_runs_and_its_controls_answer(watch, lab, lesson):
                 tried.add(kind)
                 if any(answers(page, cell, control, move) for control in cell.locator(part).all()):
                     moved.add(kind)
+        cell.locator(".jupyter-widgets").first.scroll_into_view_if_needed()
         watched.shot(f"lab-{Path(lesson).stem}-{index}")
     close(page)
     assert moved == tried, f"no picture changes with {sorted(tried - moved)}"
