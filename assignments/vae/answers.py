@@ -19,7 +19,7 @@ class Net(nn.Module):
 def train(x, y):
     torch.manual_seed(0)
     net = Net()
-    adam = torch.optim.Adam(net.parameters(), lr=0.01)
+    adam = torch.optim.Adam(net.parameters(), lr=0.005)
     for step in range({steps}):
         i = torch.randperm(len(x))[:128]
         mu, log_var = net.encode(x[i], y[i])
@@ -33,7 +33,7 @@ def train(x, y):
     return net
 """
 OPEN = {
-    "label": "torch.eye(10)[y]", "code": "z", "steps": "300", "draw": "mu + (log_var / 2).exp() * torch.randn_like(mu)",
+    "label": "torch.eye(10)[y]", "code": "z", "steps": "400", "draw": "mu + (log_var / 2).exp() * torch.randn_like(mu)",
     "over_pixels": "sum", "sign": "-", "weight": "1",
 }  # fmt: skip
 
