@@ -119,8 +119,8 @@ def lazy(student: Student, rng: torch.Generator):
 
 GRADIENTS = """
 z.requires_grad_(), book.requires_grad_()
-found, numbers, loss = quantise(z, book)
-through = torch.autograd.grad((found * pull).sum(), [z, book], retain_graph=True, allow_unused=True)
+quantised, which, loss = quantise(z, book)
+through = torch.autograd.grad((quantised * pull).sum(), [z, book], retain_graph=True, allow_unused=True)
 learned = torch.autograd.grad(loss, [z, book], allow_unused=True)
 zeros = [torch.zeros_like(z), torch.zeros_like(book)]
 result = [[zero if g is None else g for g, zero in zip(pair, zeros)] for pair in (through, learned)]
