@@ -24,4 +24,8 @@ def test_quick_run(tmp_path, capsys):
     assert inpainting["digits, RePaint"]["calls"] == 100
     away = [row["root mean squared distance"] for row in tables["sdedit"].values()]
     assert away[0] == 0 and away[1] < away[-1]
+    cats, drawn = tables["edges_to_cats"], tables["maps_to_scenes"]
+    assert cats["the truth"]["edges agree"] == 1 and cats["the truth"]["mean absolute error"] == 0
+    assert cats["pix2pix"]["edges agree"] > cats["nearest training image"]["edges agree"]
+    assert drawn["nothing: the painted map"]["mIoU"] < drawn["pix2pix"]["mIoU"]
     assert "read as asked" in capsys.readouterr().out
