@@ -56,7 +56,8 @@ WHAT = {
     "upsampler_scenes": "scenes from 32×32 to 64×64",
 }
 SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "test accuracy", "ELBO, nats", "AP", "AP50",
-         "edges agree", "mIoU", "mIoU of painted maps", "mIoU of true scenes", "mask AP", "PQ", "PSNR, dB", "PSNR of one kernel, dB", "PSNR of bicubic, dB", "PCK@0.1",
+         "edges agree", "mIoU", "mIoU of painted maps", "mIoU of true scenes", "mask AP", "PQ",
+         "PSNR, dB", "PSNR of one kernel, dB", "PSNR of bicubic, dB", "PCK@0.1",
          "NME", "Penn-Fudan: IoU", "Penn-Fudan: mask AP50", "COCO: IoU", "COCO: mask AP50",
          "retrieval", "swaps of colour", "swaps of shape", "swaps of place", "cosine of the caption's vector",
          "cosine of the prior's, best of 2", "one object, tokens", "two objects, tokens", "two objects, text",

@@ -83,3 +83,21 @@ def begin_other(image, strength, noise, schedule):
     t = int(strength * schedule.T + 0.5)
     a, b = schedule.at(t, image)
     return t, a * (image + image - 1) + b * noise
+
+
+def translation_loss_wrong_1(logits, answer, x, weight=100.0):
+    """Takes the logarithm of a rounded probability: infinite for a logit of −200."""
+    return -logits.sigmoid().log().mean() + weight * (answer - x).abs().mean()
+
+
+def translation_loss_wrong_2(logits, answer, x, weight=100.0):
+    """Squares the error, as for a mean instead of a median."""
+    return torch.nn.functional.softplus(-logits).mean() + weight * (answer - x).square().mean()
+
+
+def translation_loss_other(logits, answer, x, weight=100.0):
+    """By the framework's losses, and λ last."""
+    from torch.nn import functional as F
+
+    real = torch.ones_like(logits)
+    return F.l1_loss(answer, x) * weight + F.binary_cross_entropy_with_logits(logits, real)
