@@ -34,7 +34,7 @@ LEARNT = {  # steps and batch size
     "edges_to_cats": (3400, 16),
     "maps_to_scenes": (2600, 16),
 }
-SCENES, NEW_SCENES = 6000, 300
+SCENES, NEW_SCENES = 3000, 300
 
 
 def judges() -> tuple[str, list[Tensor]]:

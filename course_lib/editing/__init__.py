@@ -1,8 +1,7 @@
 """Editing images: super-resolution, inpainting and outpainting, and from one image to another.
 
-`super_resolution` trains a small network and judges it by the protocol of the literature. `paired`
-learns to translate from pairs. `inpainting` and `translation` need no training: they steer a diffusion model that is
-there already.
+`super_resolution` trains a small network and judges it by the protocol of the literature. `paired` learns to translate
+from pairs. `inpainting` and `translation` need no training: they steer a diffusion model that is there already.
 """
 
 from course_lib.editing import paired, super_resolution
