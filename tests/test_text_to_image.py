@@ -361,6 +361,12 @@ def test_pairs_are_images_captions_and_twins(data):
     assert 0.3 * len(data) < brief < 0.6 * len(data)  # a few lose nothing
     own = [caption for caption in spoken if t2i.swap(caption, "colour")]
     assert t2i.Tokenizer().decode(twins) == [t2i.swap(caption, "colour") for caption in own]
+    kinds = ("place", "shape")
+    chosen = torch.arange(len(data)).flip(0)[:20]
+    found = t2i.Tokenizer().decode(t2i.Pairs(data, brief=0.5, swaps=kinds, seed=1)[chosen][2])
+    expected = [twin for what in kinds for i in chosen if (twin := t2i.swap(spoken[i], what))]
+    assert found == expected and len(found) > len(kinds)
+    assert not len(t2i.Pairs(data, swaps=())[torch.arange(3)][2])
     assert t2i.Tokenizer().decode(t2i.Pairs(data, brief=0.0)[torch.arange(3)][1]) == whole[:3]
 
 
@@ -498,16 +504,14 @@ def unseen():
     return t2i.draw_captioned(300, seed=50)
 
 
-def test_the_shipped_clip_finds_captions_and_tells_swapped_colours_apart(unseen):
+def test_the_shipped_clip_finds_captions_and_tells_twins_apart(unseen):
     clip = zoo.load("clip_scenes", "cpu")
-    assert t2i.retrieval(clip, unseen).float().mean() >= 0.95  # of 300; the header's is of 500
-    assert t2i.tells_apart(clip, unseen, "colour").float().mean() >= 0.96  # of about 95
+    assert t2i.retrieval(clip, unseen).float().mean() >= 0.96  # of 300; the header's is of 500
     score = json.loads(checkpoints.load("clip_scenes")[1]["score"])
-    assert score["retrieval"]["value"] >= 0.95 and score["retrieval of held-out pairs"]["value"] >= 0.95
-    assert score["swaps of colour"]["value"] >= 0.98
-    for what in ("shape", "place"):  # never trained on
-        found = t2i.tells_apart(clip, unseen, what).float().mean().item()
-        assert abs(found - score[f"swaps of {what}"]["value"]) < 0.12
+    assert score["retrieval"]["value"] >= 0.97 and score["retrieval of held-out pairs"]["value"] >= 0.95
+    for what, least in (("colour", 0.98), ("shape", 0.96), ("place", 0.98)):
+        assert t2i.tells_apart(clip, unseen, what).float().mean() >= least - 0.03  # of about 95
+        assert score[f"swaps of {what}"]["value"] >= least
 
 
 def test_the_shipped_clip_understands_short_sentences(unseen):

@@ -4,8 +4,9 @@
     images, texts = clip.embed_images(images), clip.embed_text(Tokenizer()(captions))   # unit vectors (B, 128)
     images @ texts.T                                                                     # how well each fits each
 
-With `twins` in training, each caption's colour-swapped twin is one more wrong answer: without them CLIP learns which
-words occur, not what belongs to what (NegCLIP, Yüksekgönül et al. 2023, arXiv 2210.01936).
+With `twins` in training, captions with exchanged words are further wrong answers: without them CLIP learns which words
+occur, not what belongs to what (NegCLIP, Yüksekgönül et al. 2023, arXiv 2210.01936). `clip_scenes` learned from twins
+with exchanged colours, shapes and places.
 """
 
 import math
@@ -128,22 +129,25 @@ class Pairs:
         data: the scenes.
         brief: proportion of captions that say less, each without a random half of PARTS, so that short sentences are
             understood, too; which, is drawn once.
-        seed: of these.
+        swaps: which twins, of colour, shape and place; see `swap`.
+        seed: of what is drawn.
     """
 
-    def __init__(self, data: Captioned, brief: float = 0.25, seed: int = 0) -> None:
+    def __init__(
+        self, data: Captioned, brief: float = 0.25, *, swaps: Sequence[str] = ("colour",), seed: int = 0
+    ) -> None:
         captions = briefer(data.captions, brief, seed)
-        self.data, twins = data, [swap(caption, "colour") for caption in captions]
+        self.data, twins = data, [swap(caption, what) for what in swaps for caption in captions]
         both = Tokenizer()([*captions, *(twin or "" for twin in twins)])
-        self.tokens, self.twins = both.chunk(2)
-        self.has_twin = torch.tensor([twin is not None for twin in twins])
+        self.tokens, self.twins = both[: len(data)], both[len(data) :].unflatten(0, (len(swaps), len(data)))
+        self.has_twin = torch.tensor([twin is not None for twin in twins], dtype=torch.bool).view(len(swaps), len(data))
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, 32, 32) in [0, 1], tokens (B, L), and tokens of the twins (K ≤ B, L)."""
-        twins = self.twins[indices[self.has_twin[indices]]]
+        """Images (B, 3, 32, 32) in [0, 1], tokens (B, L), and tokens of the twins (K ≤ len(swaps) · B, L)."""
+        twins = self.twins[:, indices][self.has_twin[:, indices]]
         return self.data.floats(indices), self.tokens[indices], twins
 
 

@@ -1,11 +1,11 @@
-"""The decoder: a U-Net that draws what a caption says, told in one of three ways, and the upsampler 32 → 64.
+"""The decoder: a U-Net that draws what a caption says, told in one of three ways.
 
     images = generate(["A red star on the left, on sand by day."])            # (1, 3, 32, 32)
     others = variations(images, guidance_scale=2.0)                            # from their own vectors
 
 | way | what the network is given | as in |
 |---|---|---|
-| `text` | CLIP's vector of the caption, beside the time | GLIDE's ablation, and unCLIP without its prior |
+| `text` | CLIP's vector of the caption | GLIDE's ablation, and unCLIP without its prior |
 | `image` | CLIP's vector of an image, which a prior draws for the caption | unCLIP (Ramesh et al. 2022, section 2.1) |
 | `tokens` | all words, to which pixels attend | latent diffusion (Rombach et al. 2022, section 3.3) |
 
@@ -34,18 +34,22 @@ from course_lib.text_to_image.upsampler import upsample
 WAYS = ("text", "image", "tokens")
 GUIDANCE = 3.0
 LATE = 0.7  # times are drawn as u^LATE: below 1, more of them late
+ROWS = 8  # that a vector becomes, for pixels to attend to; unCLIP has four
 EDGES = 4.0  # how much more a pixel counts where its neighbourhood goes from black to white
 
 
 class Decoder(nn.Module):
     """A U-Net at 32×32 that takes captions as tokens or CLIP's vectors; a network for a `diffusion.Denoiser`.
 
-    Its text encoder is its own, trained with it.
+    Its text encoder is its own, trained with it. A vector goes beside the time, and a small network makes rows of it
+    that pixels attend to like words: both as in unCLIP (section 2.1).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.text = TextEncoder()
+        dim = self.text.dim
+        self.rows = nn.Sequential(nn.Linear(2 * EMBEDDING, dim), nn.GELU(), nn.Linear(dim, ROWS * dim))
         config = Config(
             channels=3,
             width=40,
@@ -53,7 +57,7 @@ class Decoder(nn.Module):
             attention=(1,),
             patch=2,
             vector=2 * EMBEDDING,
-            context=self.text.dim,
+            context=dim,
         )
         self.unet = UNet(config)
 
@@ -72,11 +76,19 @@ class Decoder(nn.Module):
         Raises:
             ValueError: shapes that do not fit.
         """
-        if condition is None or condition.is_floating_point():
-            return self.unet(x, t, condition, condition_mask)
+        if condition is None:
+            return self.unet(x, t, None, condition_mask)
+        if condition.is_floating_point():
+            rows = self.as_rows(condition)
+            mask = None if condition_mask is None else condition_mask[:, None].expand(rows.shape[:2])
+            return self.unet(x, t, condition, condition_mask, rows, mask)
         read = self.text(condition)
         mask = read.mask if condition_mask is None else read.mask & condition_mask[:, None]
         return self.unet(x, t, context=read.tokens, context_mask=mask)
+
+    def as_rows(self, vectors: Tensor) -> Tensor:
+        """Rows of context (B, ROWS, D) of vectors (B, 2 · EMBEDDING) as of `placed`."""
+        return self.rows(vectors.to(self.rows[0].weight.dtype)).unflatten(1, (ROWS, -1))
 
 
 def placed(vectors: Tensor, way: str) -> Tensor:
@@ -148,7 +160,7 @@ def decoder_step(
         denoiser: of a `Decoder`, which is trained.
         optimiser: of its weights.
         rng: draws times, noise and ways, on its own device.
-        ways: of WAYS, equally often.
+        ways: of WAYS; one that is named twice comes twice as often.
         drop: how often nothing is told.
         edges: see `edge_weight`; 0: all pixels count alike.
         clip: longest gradient.
@@ -162,7 +174,7 @@ def decoder_step(
     if not ways or not set(ways) <= set(WAYS) or not 0 <= drop <= 1:
         raise ValueError(f"expected ways of {', '.join(WAYS)} and drop in [0, 1]; got {tuple(ways)} and {drop}")
     decoder, schedule = denoiser.network, denoiser.schedule
-    odds = torch.tensor([(1 - drop) / len(ways) * (way in ways) for way in WAYS] + [drop])
+    odds = torch.tensor([(1 - drop) / len(ways) * ways.count(way) for way in WAYS] + [drop])
 
     def step(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         images, tokens, texts, pictures = batch
@@ -172,15 +184,10 @@ def decoder_step(
         noise = torch.randn(x0.shape, generator=rng, device=rng.device).to(device)
         way = odds.to(rng.device).multinomial(len(x0), replacement=True, generator=rng).to(device)
         vectors = torch.where((way == 0)[:, None], placed(texts, "text"), placed(pictures, "image"))
-        read = decoder.text(tokens)
-        prediction = decoder.unet(
-            diffusion.q_sample(x0, t, noise, schedule),
-            t,
-            vectors,
-            way < 2,
-            read.tokens,
-            read.mask & (way == 2)[:, None],
-        )
+        read, rows = decoder.text(tokens), decoder.as_rows(vectors)
+        seen = torch.cat([read.mask & (way == 2)[:, None], (way < 2)[:, None].expand(rows.shape[:2])], 1)
+        x = diffusion.q_sample(x0, t, noise, schedule)
+        prediction = decoder.unet(x, t, vectors, way < 2, torch.cat([read.tokens, rows], 1), seen)
         error = wide(prediction) - diffusion.target(denoiser.prediction_type, x0, noise, t, schedule)
         loss = (edge_weight(images, edges) * error.square()).mean()
         descend(loss, optimiser, clip)
