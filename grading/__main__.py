@@ -77,20 +77,26 @@ def _release(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    texts, worst = [], 0
+    tables, worst = {}, 0
     with Sandbox(isolated=False) as sandbox:
         for name in [args.name] if args.name else assignments.names():
-            text, faults = _table(assignments.load(name), sandbox)
-            print(text)
-            texts.append(text)
+            tables[name], faults = _table(assignments.load(name), sandbox)
+            print(tables[name])
             worst += faults
     if args.write:
         path = assignments.FOLDER / "README.md"
         page = path.read_text(encoding="utf-8")
-        head, begin, rest = page.partition("<!-- table -->\n")
-        end = "<!-- /table -->" + rest.partition("<!-- /table -->")[2]
-        write_atomically(path, (head + begin + "\n".join(texts) + end).encode())
+        write_atomically(path, with_tables(page, tables, keep=args.name is not None).encode())
     return 1 if worst else 0
+
+
+def with_tables(page: str, tables: dict[str, str], *, keep: bool) -> str:
+    """The page with these tables, by the assignments' names, between its two marks; `keep`: beside those of others."""
+    head, begin, rest = page.partition("<!-- table -->\n")
+    between, end, tail = rest.partition("<!-- /table -->")
+    sections = between.split("### ")[1:] if keep else []
+    there = {section.partition("\n")[0]: f"### {section.rstrip()}\n" for section in sections}
+    return head + begin + "\n".join(table for _, table in sorted((there | tables).items())) + end + tail
 
 
 def _table(made: assignments.Assignment, sandbox: Sandbox) -> tuple[str, int]:

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from grading import assignment, grade
+from grading.__main__ import with_tables
 from grading.sandbox import Sandbox
 
 NAMES = assignment.names()
@@ -78,3 +79,12 @@ def test_the_release_gives_nothing_away(name, sandbox):
 def test_the_release_is_nbgraders_format(name):
     validator = pytest.importorskip("nbgrader.nbgraderformat.v3").MetadataValidatorV3
     validator().validate_nb(assignment.load(name).release())
+
+
+def test_the_table_of_one_assignment_leaves_those_of_others():
+    page = (assignment.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert with_tables(page, {}, keep=True) == page
+    changed = with_tables(page, {"gan": "### gan\n| one |\n"}, keep=True)
+    assert "### gan\n| one |\n\n### " in changed and changed.count("### ") == page.count("### ")
+    alone = with_tables(page, {"gan": "### gan\n| one |\n"}, keep=False)
+    assert alone.count("### ") == 1 and alone.startswith(page.partition("<!-- table -->")[0])
