@@ -60,15 +60,17 @@ def mix_styles_wrong_2(ws_a, ws_b, first, last):
     return mix_styles_other(ws_a, ws_b, first, last + 1)
 
 
-def truncate_other(ws, w_mean, psi):
-    return (1 - psi) * w_mean + psi * ws
+def precision_other(real, fake, k=3):
+    """With sorted differences, one generated image at a time."""
+    reach = (real[:, None] - real).norm(dim=2).sort(dim=1).values[:, k]
+    return sum(bool(((real - x).norm(dim=1) <= reach).any()) for x in fake) / len(fake)
 
 
-def truncate_wrong_1(ws, w_mean, psi):
-    """Towards 0."""
-    return psi * ws
+def precision_wrong_1(real, fake, k=3):
+    """Counts an image as its own first neighbour."""
+    return precision_other(real, fake, k - 1)
 
 
-def truncate_wrong_2(ws, w_mean, psi):
-    """From the wrong end."""
-    return ws + psi * (w_mean - ws)
+def precision_wrong_2(real, fake, k=3):
+    """Recall."""
+    return precision_other(fake, real, k)
