@@ -3,7 +3,11 @@
 The submissions run without isolation here (they are our own); tests/test_grading.py tests the sandbox.
 """
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
 
 import pytest
 
@@ -12,17 +16,26 @@ from grading.__main__ import with_tables
 from grading.sandbox import Sandbox
 
 NAMES = assignment.names()
+WORKERS = min(4, os.cpu_count() or 1)
 each = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox(isolated=False) as made:
-        yield made
+def idle():
+    """Sandboxes that nobody uses now, one for each worker."""
+    waiting = SimpleQueue()
+    with ExitStack() as stack:
+        for _ in range(WORKERS):
+            waiting.put(stack.enter_context(Sandbox(isolated=False)))
+        yield waiting
 
 
-def earned(made, sandbox, notebook):
-    report = grade.grade(made, notebook, sandbox, "secret")
+def earned(made, idle, notebook):
+    sandbox = idle.get()
+    try:
+        report = grade.grade(made, notebook, sandbox, "secret")
+    finally:
+        idle.put(sandbox)
     return {outcome.exercise.name: outcome.earned for outcome in report.outcomes}, report
 
 
@@ -35,33 +48,34 @@ def test_there_are_assignments():
 
 
 @each
-def test_reference_and_alternative_earn_everything(name, sandbox):
+def test_reference_and_alternative_earn_everything(name, idle):
     made = assignment.load(name)
     assert 5 <= len(made.exercises) <= 8 and len(made.questions) == 1
     alternatives = made.answers().RIGHT
     assert alternatives.keys() == full(made).keys()
     for notebook in (made.source, made.filled(alternatives)):
-        points, report = earned(made, sandbox, notebook)
+        points, report = earned(made, idle, notebook)
         assert points == full(made), [part.reason for outcome in report.outcomes for part in outcome.parts]
         assert not report.errors and not report.flags, "the self-checks pass, nothing forbidden is called"
 
 
 @each
-def test_wrong_solutions_lose_points_where_they_are_wrong(name, sandbox):
+def test_wrong_solutions_lose_points_where_they_are_wrong(name, idle):
     made = assignment.load(name)
     wrong = made.answers().WRONG
     assert wrong.keys() == full(made).keys() and all(len(found) >= 4 for found in wrong.values())
-    for exercise, solutions in wrong.items():
-        for what, source in solutions.items():
-            points, _ = earned(made, sandbox, made.filled({exercise: source}))
+    tried = [(exercise, *solution) for exercise, solutions in wrong.items() for solution in solutions.items()]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = pool.map(lambda each: earned(made, idle, made.filled({each[0]: each[2]}))[0], tried)
+        for (exercise, what, _), points in zip(tried, found, strict=True):
             lost = {key for key, most in full(made).items() if points[key] < most}
             assert lost == {exercise}, f"{exercise}, {what}: {points}"
 
 
 @each
-def test_the_release_gives_nothing_away(name, sandbox):
+def test_the_release_gives_nothing_away(name, idle):
     made = assignment.load(name)
-    points, _ = earned(made, sandbox, made.release())
+    points, _ = earned(made, idle, made.release())
     assert set(points.values()) == {0.0}
     text = "\n".join(cell.source for cell in made.release().cells)
     assert "BEGIN SOLUTION" not in text and "END SOLUTION" not in text
