@@ -256,7 +256,7 @@ def translation_step(
     *,
     weight: float = WEIGHT,
 ) -> Step:
-    """A step of D, whose loss is halved to slow it down (section 3.3 of the paper), and one of G.
+    """A step of D, whose loss is halved as in section 3.3 of the paper (Adam hardly notices), and one of G.
 
     Args:
         generator: as `Translator`.
