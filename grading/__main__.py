@@ -1,6 +1,7 @@
 """python -m grading release | collect | grade | feedback | export | status | check | sandbox
 
     python -m grading release upsampling --course class         the notebook for students, without solutions
+    python -m grading release upsampling --language ru          the same in Russian; the same checks grade it
     python -m grading collect upsampling FILES --course class   notebooks out of folders and archives; --dry-run first
     python -m grading grade upsampling --course class           everything that was handed in
     python -m grading feedback upsampling --course class        the students' pages anew, with what persons decided
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--write", action="store_true", help="write the table to assignments/README.md")
             continue
         command.add_argument("--course", type=Path, default=Path("."), help="the course's folder; this one by default")
+        if name == "release":
+            command.add_argument("--language", default="en", help="en (default) or ru")
         if name == "collect":
             command.add_argument("sources", type=Path, nargs="+", help="folders, archives, notebooks")
             command.add_argument("--dry-run", action="store_true", help="only say who would be matched with what")
@@ -61,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _release(args: argparse.Namespace) -> int:
-    made = assignments.load(args.name)
-    path = args.course / "release" / made.name / made.path.name
+    made = assignments.load(args.name, args.language)
+    path = args.course / "release" / made.name / made.path.relative_to(made.folder)
     notebook = made.release()
     if path.exists():
         before = nbformat.read(path, as_version=4).metadata.get("grading", {}).get("version", "unknown")

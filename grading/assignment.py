@@ -1,11 +1,13 @@
 """An assignment: a source notebook in nbgrader's format with its solutions, and beside it the hidden checks.
 
     assignments/TOPIC/TOPIC.ipynb     text, solution cells, self-check cells with points, one question graded by hand
+    assignments/TOPIC/ru/TOPIC.ipynb  the same cells in Russian, kept in step by `website/russian.py`
     assignments/TOPIC/checks.py       the hidden checks, one function for each exercise (`checks.py` in this folder)
     assignments/TOPIC/answers.py      other right solutions, and wrong ones as students write them, for the tests
 
 In the notebook an exercise NAME is a code cell with `grade_id` NAME and the solution between `### BEGIN SOLUTION` and
 `### END SOLUTION`, and after it a locked cell `check_NAME` that carries the points and lets students check themselves.
+In every language the cells have the same names and points, so the same checks grade what comes back.
 """
 
 import copy
@@ -25,7 +27,10 @@ from grading.sandbox import ROOT
 
 FOLDER = ROOT / "assignments"
 _SOLUTION = re.compile(r"(?ms)^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION$")
-STUB = {"code": "raise NotImplementedError  # your code here", "markdown": "YOUR ANSWER HERE"}
+STUB = {
+    "en": {"code": "raise NotImplementedError  # your code here", "markdown": "YOUR ANSWER HERE"},
+    "ru": {"code": "raise NotImplementedError  # здесь ваш код", "markdown": "ЗДЕСЬ ВАШ ОТВЕТ"},
+}
 
 
 class AssignmentError(ValueError):
@@ -39,21 +44,23 @@ def grade_id(cell: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One assignment.
+    """One assignment in one language.
 
     Attributes:
         folder: where it lies; its name is the topic's.
+        language: of its texts, a key of `STUB`.
 
     Raises:
         AssignmentError: a file is missing or broken; an exercise has no cell, no check, or other points there.
     """
 
     folder: Path
+    language: str = "en"
 
     def __post_init__(self) -> None:
         for file in (self.path, self.folder / "checks.py"):
             if not file.is_file():
-                raise AssignmentError(f"expected {file.name} in {self.folder.name}/")
+                raise AssignmentError(f"expected {file.relative_to(self.folder)} in {self.folder.name}/")
         worth = {
             grade_id(cell).removeprefix("check_"): cell.metadata.nbgrader.points
             for cell in self.source.cells
@@ -72,7 +79,16 @@ class Assignment:
 
     @property
     def path(self) -> Path:
-        return self.folder / f"{self.name}.ipynb"
+        return self._notebook(self.language)
+
+    def _notebook(self, language: str) -> Path:
+        return self.folder / ("" if language == "en" else language) / f"{self.name}.ipynb"
+
+    @cached_property
+    def editions(self) -> dict[str, "Assignment"]:
+        """This assignment in the languages that it is there in; the checks are shared."""
+        there = [language for language in STUB if self._notebook(language).is_file()]
+        return {key: self if key == self.language else Assignment(self.folder, key) for key in there}
 
     @cached_property
     def source(self) -> Any:
@@ -99,9 +115,9 @@ class Assignment:
 
     @cached_property
     def version(self) -> str:
-        """Changes whenever the notebook or a check does, so that grades of an older version can be found."""
-        content = self.path.read_bytes() + (self.folder / "checks.py").read_bytes()
-        return hashlib.sha256(content).hexdigest()[:12]
+        """Changes whenever a notebook or a check does, so that grades of an older version can be found."""
+        files = [self.folder / "checks.py", *map(self._notebook, STUB)]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()[:12]
 
     def cell(self, name: str) -> Any:
         """The cell with that `grade_id`.
@@ -120,13 +136,13 @@ class Assignment:
 
     def release(self) -> Any:
         """The notebook as students get it: stubs instead of solutions, no outputs, locked cells not editable."""
-        notebook = copy.deepcopy(self.source)
+        notebook, stub = copy.deepcopy(self.source), STUB[self.language]
         for cell in notebook.cells:
             mark = cell.metadata.get("nbgrader", {})
             if mark.get("solution"):
-                cell.source = _SOLUTION.sub(lambda found, kind=cell.cell_type: found[1] + STUB[kind], cell.source)
-                if mark.get("grade") and STUB[cell.cell_type] not in cell.source:
-                    cell.source = STUB[cell.cell_type]
+                cell.source = _SOLUTION.sub(lambda found, kind=cell.cell_type: found[1] + stub[kind], cell.source)
+                if mark.get("grade") and stub[cell.cell_type] not in cell.source:
+                    cell.source = stub[cell.cell_type]
             if mark.get("locked"):
                 cell.metadata["editable"] = cell.metadata["deletable"] = False
             if cell.cell_type == "code":
@@ -155,12 +171,15 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/checks.py"))
 
 
-def load(name: str) -> Assignment:
+def load(name: str, language: str = "en") -> Assignment:
     """An assignment by its topic.
 
     Raises:
-        AssignmentError: an unknown name, or an assignment that is broken.
+        AssignmentError: an unknown name, a language that it is not there in, or an assignment that is broken.
     """
     if name not in names():
         raise AssignmentError(f"expected an assignment of {', '.join(names())}; got {name!r}")
-    return Assignment(FOLDER / name)
+    editions = Assignment(FOLDER / name).editions
+    if language not in editions:
+        raise AssignmentError(f"{name}: expected a language of {', '.join(editions)}; got {language!r}")
+    return editions[language]

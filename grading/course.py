@@ -1,7 +1,7 @@
 """A course's folder: who handed in what and when, what is due, what persons decided, and the points that follow.
 
     course.ini                              deadlines, penalties and extensions, written by the instructor
-    release/NAME/NAME.ipynb                 the notebook for students
+    release/NAME/NAME.ipynb                 the notebook for students; release/NAME/ru/NAME.ipynb in Russian
     submitted/STUDENT/NAME/*.ipynb          every attempt, named by its time; `collect` writes them
     results/NAME/STUDENT.json               what the checks found
     results/NAME/by_hand.csv                points that a person gives; the grader adds rows, and never changes points

@@ -21,7 +21,7 @@ import nbformat
 from course_lib.base.checkpoints import write_atomically
 from grading.assignment import grade_id
 from grading.course import Course, CourseError, Total, clean, readable
-from grading.match import match, plain
+from grading.match import edition, match, plain
 
 
 @contextlib.contextmanager
@@ -85,7 +85,7 @@ def write(course: Course, reports: Mapping[str, Mapping[str, Any]], totals: Mapp
     with opened(course.folder) as book:
         _structure(book, course, release)
         for student, report in reports.items():
-            notebook = _readable_notebook(course, student, report, release)
+            notebook = _readable_notebook(course, student, report)
             path = course.folder / "autograded" / student / name / f"{name}.ipynb"
             write_atomically(path, clean(nbformat.writes(notebook)).encode())
             book.update_or_create_student(student)
@@ -151,22 +151,23 @@ def _submission(book: Any, course: Course, student: str, report: Mapping[str, An
     book.db.commit()
 
 
-def _readable_notebook(course: Course, student: str, report: Mapping[str, Any], release: Any) -> Any:
+def _readable_notebook(course: Course, student: str, report: Mapping[str, Any]) -> Any:
     """The assignment with a student's sources in it, and all other cells behind it; no markup of the student's."""
-    shown = nbformat.from_dict(release)
     try:
         notebook = readable((course.folder / "submitted" / student / course.name / report["file"]).read_bytes())
     except (OSError, ValueError) as error:
+        shown = course.assignment.release()
         shown.cells.insert(0, nbformat.v4.new_markdown_cell(html.escape(str(error))))
         return shown
     cells, place = plain(notebook, []), match(course.assignment, notebook).place
     sources = {cell.number: cell.source for cell in cells}
+    shown = edition(course.assignment, cells).release()
+    known = {cell.source.strip() for cell in shown.cells}
     for cell in shown.cells:
         mark = cell.metadata.get("nbgrader", {})
         if mark.get("solution"):
             text = "\n\n".join(sources.pop(number, "") for number in place.get(grade_id(cell), []))
             cell.source = html.escape(text, quote=False) if cell.cell_type == "markdown" else text
-    known = {cell.source.strip() for cell in release.cells}
     others = [source for source in sources.values() if source.strip() and source.strip() not in known]
     if others:
         shown.cells.append(nbformat.v4.new_markdown_cell("## Other cells of the submission"))

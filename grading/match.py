@@ -16,6 +16,7 @@ from typing import Any
 from grading.assignment import STUB, Assignment, grade_id
 
 MAX_CELLS, MAX_SOURCE = 1000, 200_000  # cells of a notebook; characters of a cell
+BLANK = {"", *(stub["markdown"] for stub in STUB.values())}  # what is no answer to a question
 MAX_COMPARED, MAX_WORDS = 100, 200  # cells whose source is compared, and how much of it: the time is theirs squared
 SURE, RESEMBLES = 0.6, 0.35  # shares of a given cell's words that a submission's cell has too
 
@@ -120,7 +121,7 @@ def _words(source: str) -> list[str]:
 
 def likeness(given: str, found: str) -> float:
     """The share of a given cell's words that a submission's cell has in the same order."""
-    words = _words(given.replace(STUB["code"], ""))
+    words = _words(re.sub("|".join(stub["code"] for stub in STUB.values()), "", given))
     others = _words(found)
     if (Counter(pairwise(words)) & Counter(pairwise(others))).total() < RESEMBLES / 2 * len(words):
         return 0.0  # blocks of two words and more hold half as many pairs at least
@@ -157,15 +158,24 @@ def _place(given: list[Any], cells: list[Cell]) -> tuple[dict[int, list[Cell]], 
     return placed, near
 
 
+def edition(assignment: Assignment, cells: list[Cell]) -> Assignment:
+    """The assignment in the language that a submission was handed out in: most of its cells stand there as they are."""
+    found = {cell.source.strip() for cell in cells}
+    return max(
+        assignment.editions.values(), key=lambda one: sum(cell.source.strip() in found for cell in one.release().cells)
+    )
+
+
 def match(assignment: Assignment, notebook: Any) -> Matched:
     """Find an assignment's cells in a submission.
 
     Args:
-        assignment: with the cells as they were released.
+        assignment: with the cells as they were released, in whatever language.
         notebook: of nbformat 4, whatever its cells hold.
     """
     matched = Matched()
-    given, cells = assignment.release().cells, plain(notebook, matched.notes)
+    cells = plain(notebook, matched.notes)
+    given = edition(assignment, cells).release().cells
     placed, near = _place(given, cells)
     matched.share = len(placed) / len(given)
     stubs = {grade_id(cell): cell for cell in given if grade_id(cell)}
@@ -234,7 +244,7 @@ def _read(
 ) -> None:
     """The answer to a question: its cell, or what stands between the cells that were given before and after it."""
     own = placed.get(position, [])
-    if not any(cell.source.strip() not in ("", STUB["markdown"]) for cell in own):
+    if not any(cell.source.strip() not in BLANK for cell in own):
         after = [c.number for p in range(position + 1, len(given)) for c in placed.get(p, [])]
         known = {c.number for found in placed.values() for c in found}
         if position - 1 in placed:
@@ -243,6 +253,6 @@ def _read(
             own += [c for c in cells if first < c.number < last and c.number not in known and c.kind != "code"]
         if not own:
             matched.doubts[name] = "its cell is gone, and nothing stands in its place"
-    texts = [cell.source.strip() for cell in own if cell.source.strip()]
-    matched.answers[name] = "\n\n".join(text for text in texts if text != STUB["markdown"])
+    texts = [cell.source.strip() for cell in own]
+    matched.answers[name] = "\n\n".join(text for text in texts if text not in BLANK)
     matched.place[name] = [cell.number for cell in own]

@@ -11,13 +11,15 @@ from queue import SimpleQueue
 
 import pytest
 
-from grading import assignment, grade
+from grading import assignment, grade, match
 from grading.__main__ import with_tables
 from grading.sandbox import Sandbox
 
 NAMES = assignment.names()
 WORKERS = min(4, os.cpu_count() or 1)
 each = pytest.mark.parametrize("name", NAMES)
+EDITIONS = [edition for name in NAMES for edition in assignment.load(name).editions.values()]
+each_edition = pytest.mark.parametrize("made", EDITIONS, ids=lambda made: f"{made.name}-{made.language}")
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +74,10 @@ def test_wrong_solutions_lose_points_where_they_are_wrong(name, idle):
             assert lost == {exercise}, f"{exercise}, {what}: {points}"
 
 
-@each
-def test_the_release_gives_nothing_away(name, idle):
-    made = assignment.load(name)
-    points, _ = earned(made, idle, made.release())
-    assert set(points.values()) == {0.0}
+@each_edition
+def test_the_release_gives_nothing_away(made, idle):
+    points, report = earned(assignment.load(made.name), idle, made.release())
+    assert set(points.values()) == {0.0} and not report.flags and set(report.answers.values()) == {""}
     text = "\n".join(cell.source for cell in made.release().cells)
     assert "BEGIN SOLUTION" not in text and "END SOLUTION" not in text
     for block in re.findall(
@@ -89,10 +90,23 @@ def test_the_release_gives_nothing_away(name, idle):
         assert len(line) < 30 or line.startswith(("import", "from", '"')) or line not in text, line
 
 
-@each
-def test_the_release_is_nbgraders_format(name):
+@each_edition
+def test_the_release_is_nbgraders_format(made):
     validator = pytest.importorskip("nbgrader.nbgraderformat.v3").MetadataValidatorV3
-    validator().validate_nb(assignment.load(name).release())
+    validator().validate_nb(made.release())
+
+
+@pytest.mark.parametrize("made", [m for m in EDITIONS if m.language != "en"], ids=lambda m: f"{m.name}-{m.language}")
+def test_the_same_checks_grade_every_language(made, idle):
+    """The assignment is loaded as for the English ones; every cell is found by its name, every self-check passes."""
+    graded = assignment.load(made.name)
+    assert made.version == graded.version and made.questions == graded.questions
+    points, report = earned(graded, idle, made.source)
+    assert points == full(graded), [part.reason for outcome in report.outcomes for part in outcome.parts]
+    assert not report.errors and not report.flags and not report.doubts
+    found = match.match(graded, made.release())
+    assert found.share == 1 and not found.answered and not found.notes and not found.doubts
+    assert all(len(numbers) == 1 for numbers in found.place.values())
 
 
 def test_the_table_of_one_assignment_leaves_those_of_others():

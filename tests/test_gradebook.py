@@ -147,6 +147,16 @@ def test_formgrader_opens_it_and_nothing_in_it_is_markup(course):
     assert "alert(1)" in page and "stretch" in page
 
 
+def test_formgrader_shows_a_russian_submission_in_russian(course):
+    made = assignment.load("upsampling", "ru")
+    notebook = made.filled({"explain": "Перекрытия ровные, а веса разные."})
+    (course.folder / "submitted" / "anna" / "upsampling" / "a.ipynb").write_text(json.dumps(notebook))
+    write(course)
+    shown = nbformat.read(course.folder / "autograded" / "anna" / "upsampling" / "upsampling.ipynb", 4)
+    assert [cell.id for cell in shown.cells] == [cell.id for cell in made.source.cells], "no cell is taken for another"
+    assert "Задание" in shown.cells[0].source and "а веса разные" in shown.cells[-1].source
+
+
 def test_an_assignment_that_changed_changes_the_gradebook(course, monkeypatch):
     write(course)
     course.__dict__.pop("worth", None)

@@ -627,6 +627,11 @@ def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
     released.write_text(json.dumps(old))
     assert run("release", *words) == 0 and released.read_bytes() == content
     assert (released.parent / "upsampling.older.ipynb").exists(), "nothing is overwritten"
+    assert run("release", *words, "--language", "ru") == 0
+    assert "Задание: upsampling" in nbformat.read(released.parent / "ru" / released.name, as_version=4).cells[0].source
+    assert released.read_bytes() == content, "the English one stays"
+    assert run("release", *words, "--language", "fr") == 1
+    assert "upsampling: expected a language of en, ru; got 'fr'" in capsys.readouterr().err
     assert run("release", "cooking", "--course", tmp_path) == 1
     assert "expected an assignment of" in capsys.readouterr().err
     assert run("grade", *words) == 1

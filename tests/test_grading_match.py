@@ -13,7 +13,7 @@ import pytest
 from grading import assignment, course, grade, match
 from grading.sandbox import Sandbox
 
-MADE = assignment.load("upsampling")
+MADE, RUSSIAN = assignment.load("upsampling"), assignment.load("upsampling", "ru")
 EXPLAIN = "Because the kernel's weights need not be equal."
 
 
@@ -23,8 +23,8 @@ def plain():
         yield made
 
 
-def solved():
-    notebook = copy.deepcopy(MADE.source)
+def solved(made=MADE):
+    notebook = copy.deepcopy(made.source)
     notebook.cells[-1].source = EXPLAIN
     return notebook
 
@@ -73,28 +73,28 @@ def split_without_ids(notebook):
     return bare(split(notebook))
 
 
-def copied(notebook):
+def copied(notebook, made=MADE):
     """The stub again below the answer, as after "duplicate cell" before it was filled."""
     at = place(notebook, "linear")
-    stub = copy.deepcopy(MADE.release().cells[at])
+    stub = copy.deepcopy(made.release().cells[at])
     stub.id = uuid.uuid4().hex[:8]
     notebook.cells.insert(at + 1, stub)
     return notebook
 
 
-def copied_without_ids(notebook):
-    return bare(copied(notebook))
+def copied_without_ids(notebook, made=MADE):
+    return bare(copied(notebook, made))
 
 
-def answers_in_new_cells(notebook):
+def answers_in_new_cells(notebook, made=MADE):
     """Every stub untouched, the answer in a new cell before or behind it."""
     for number, exercise in enumerate(MADE.exercises):
         at = place(notebook, exercise.name)
         answer = nbformat.v4.new_code_cell(notebook.cells[at].source)
-        notebook.cells[at].source = MADE.release().cells[place(MADE.source, exercise.name)].source
+        notebook.cells[at].source = made.release().cells[place(made.source, exercise.name)].source
         notebook.cells.insert(at + number % 2, answer)
     at = place(notebook, "explain")
-    notebook.cells[at].source = assignment.STUB["markdown"]
+    notebook.cells[at].source = assignment.STUB[made.language]["markdown"]
     notebook.cells.insert(at, nbformat.v4.new_markdown_cell(EXPLAIN))
     return notebook
 
@@ -155,6 +155,20 @@ def test_every_point_is_still_there(change, plain):
     else:
         assert not report.doubts
         assert report.answers["explain"].replace("\n\n", " weights ") == EXPLAIN
+
+
+@pytest.mark.parametrize("change", [colab, kaggle, copied_without_ids, answers_in_new_cells, moved, without_checks])
+def test_every_point_is_still_there_in_russian(change, plain):
+    """Collected and graded by the assignment as it is loaded for everybody; its language is found in its cells."""
+    notebook = solved(RUSSIAN)
+    changed = change(notebook, RUSSIAN) if change in (copied_without_ids, answers_in_new_cells) else change(notebook)
+    report = grade.grade(MADE, changed, plain, "secret")
+    assert report.earned == 20, (report.errors, report.flags, report.doubts)
+    if change is not moved:
+        assert report.answers["explain"] == EXPLAIN and not report.doubts
+    for given in (RUSSIAN.release(), bare(RUSSIAN.release())):
+        found = match.match(MADE, given)
+        assert found.share == 1 and not found.answered and not found.notes and found.answers == {"explain": ""}
 
 
 def renamed(notebook):

@@ -1,4 +1,4 @@
-"""The Russian lessons are the English ones in other words: the same cells, the same code, nothing stale."""
+"""Russian lessons and assignments are the English ones in other words: the same cells, the same code, nothing stale."""
 
 import re
 
@@ -11,6 +11,7 @@ from website import russian
 
 ROOT = russian.ROOT
 EACH = pytest.mark.parametrize("path", russian.lessons(), ids=lambda path: path.stem)
+BOTH = pytest.mark.parametrize("path", [*russian.lessons(), *russian.assignments()], ids=lambda path: path.stem)
 
 # What holds for a lesson in whatever language.
 SHARED = [
@@ -36,13 +37,13 @@ def prose(path):
 # --- in step ---
 
 
-@EACH
+@BOTH
 def test_is_in_step_with_english(path):
     problems = [f"{path.stem} {cell}: {what}" for cell, what in russian.stale(path)]
     assert not problems, "mend, then `python website/russian.py confirm`:\n" + "\n".join(problems)
 
 
-@EACH
+@BOTH
 def test_prose_says_the_same_numbers_and_links(path):
     for old, new in prose(path):
         found = [set(russian.numbers(cell.source, cell is new)) for cell in (old, new)]
@@ -51,7 +52,7 @@ def test_prose_says_the_same_numbers_and_links(path):
         assert set(re.findall(outside, old.source)) == set(re.findall(outside, new.source)), f"{path.stem} {old.id}"
 
 
-@EACH
+@BOTH
 def test_links_to_other_lessons_lead_somewhere(path):
     for _, new in prose(path):
         for target in re.findall(r"(?:\]\(|href=\")([^)#:\"\s]+)[#)\"]", new.source):
@@ -106,7 +107,7 @@ def test_solutions_have_russian_titles(path):
         assert len(titles) == 1, name
 
 
-@EACH
+@BOTH
 def test_russian_is_typeset_as_russian(path):
     """«Ёлочки», decimal commas, and no English letter inside a Russian word, which looks right and is not found."""
     for _, cell in prose(path):
@@ -129,7 +130,7 @@ def glossary():
 
 
 def parenthesised(path):
-    """The Russian terms that an English lesson has in parentheses: each with the words around it."""
+    """The Russian terms that an English text has in parentheses: each with the words around it."""
     for cell in rules.read(path).cells:
         if cell.cell_type == "markdown":
             text = re.sub(r"[*\s]+", " ", cell.source.casefold())
@@ -142,8 +143,10 @@ def parenthesised(path):
                 )
 
 
-@pytest.mark.parametrize("path", rules.LESSONS, ids=lambda path: path.stem)
-def test_english_lessons_and_the_glossary_agree(path):
+@pytest.mark.parametrize(
+    "path", [*rules.LESSONS, *map(russian.english, russian.assignments())], ids=lambda path: path.stem
+)
+def test_english_texts_and_the_glossary_agree(path):
     rows = glossary()
     for term, around in parenthesised(path):
         english = [word for row in rows if term in row[1] for word in row[0]]
@@ -151,9 +154,9 @@ def test_english_lessons_and_the_glossary_agree(path):
         assert any(word in around for word in english), f"{path.stem}: {term!r} is {english}: … {around}"
 
 
-@EACH
-def test_russian_lessons_use_the_terms_of_the_glossary(path):
-    """The terms that the English lesson introduces, in whatever case the sentence needs; or others of their row."""
+@BOTH
+def test_russian_texts_use_the_terms_of_the_glossary(path):
+    """The terms that the English text introduces, in whatever case the sentence needs; or others of their row."""
     text = " ".join(new.source for _, new in prose(path)).casefold().replace("ё", "е")
 
     def said(term):
@@ -212,6 +215,7 @@ def test_numbers_are_read_in_both_languages():
         ('x = "5 px"', 'x = "6 пикселей"', "numbers"),
         ("%pip install x", "%pip install y", "magics"),
         ("x  # NBVAL_CHECK_OUTPUT", "x", "comments for programs"),
+        ("### BEGIN SOLUTION\nx\n### END SOLUTION", "x\n### END SOLUTION", "comments for programs"),
         ("x = 1", "x = (", "no Python"),
     ],
 )
@@ -227,19 +231,20 @@ def test_an_address_and_a_measurement_are_no_news():
     assert russian.digest(setup) == russian.digest(setup.replace("a/b", "c/d")) != russian.digest(setup + "x")
 
 
-@pytest.fixture
-def house(tmp_path, monkeypatch):
-    """A house with one short lesson in English, and the place of its translation."""
+@pytest.fixture(params=["notebooks/ru/03_gan.ipynb", "assignments/gan/ru/gan.ipynb"], ids=["lesson", "assignment"])
+def house(request, tmp_path, monkeypatch):
+    """A house with one short notebook in English, and the place of its translation."""
+    path = tmp_path / request.param
     monkeypatch.setattr(russian, "ROOT", tmp_path)
     monkeypatch.setattr(russian, "FOLDER", tmp_path / "notebooks" / "ru")
     v4 = nbformat.v4
     cells = [
-        v4.new_markdown_cell("# 3. A title /blob/main/notebooks/03_gan.ipynb", id="first"),
+        v4.new_markdown_cell(f"# 3. A title /blob/main/notebooks/{path.name}", id="first"),
         v4.new_code_cell("print('one')", id="second", metadata={"tags": ["check"]}),
     ]
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(v4.new_notebook(cells=cells), tmp_path / "notebooks" / "03_gan.ipynb")
-    return tmp_path / "notebooks" / "ru" / "03_gan.ipynb"
+    path.parents[1].mkdir(parents=True)
+    nbformat.write(v4.new_notebook(cells=cells), path.parents[1] / path.name)
+    return path
 
 
 def change(path, **sources):
@@ -252,7 +257,7 @@ def change(path, **sources):
 def test_a_translation_begins_is_confirmed_and_goes_stale(house, capsys):
     assert russian.main(["follow", str(house)]) == 0 and russian.main([]) == 1
     assert capsys.readouterr().out.count("waits for its translation") == 2
-    assert "/notebooks/ru/03_gan.ipynb" in nbformat.read(house, as_version=4).cells[0].source
+    assert f"/notebooks/ru/{house.name}" in nbformat.read(house, as_version=4).cells[0].source
     assert russian.main(["confirm", str(house)]) == 1, "the title is still English"
     assert "first: it holds no Russian" in capsys.readouterr().out
     change(house, first="# 3. Заголовок", second="print('раз')")
@@ -260,7 +265,7 @@ def test_a_translation_begins_is_confirmed_and_goes_stale(house, capsys):
 
     change(russian.english(house), second="print('two')")
     assert [cell for cell, _ in russian.stale(house)] == ["second"]
-    assert russian.main([]) == 1 and "03_gan second: moved on in English" in capsys.readouterr().out
+    assert russian.main([]) == 1 and f"{house.stem} second: moved on in English" in capsys.readouterr().out
     change(house, second="print('два', end='')")
     assert russian.main(["confirm", str(house), "second"]) == 1, "other code is not confirmed"
     change(house, second="print('два')")
@@ -293,10 +298,11 @@ def test_another_order_and_other_metadata_are_found(house):
     assert "other metadata" in found and "another order" in found
 
 
-def test_a_lesson_that_nobody_wrote_is_refused(house, capsys):
-    with pytest.raises(SystemExit):
-        russian.main(["follow", "notebooks/ru/99_none.ipynb"])
-    assert "no English lesson 99_none.ipynb" in capsys.readouterr().err
+def test_a_notebook_that_nobody_wrote_is_refused(house, capsys):
+    for path in ("notebooks/ru/99_none.ipynb", russian.english(house)):
+        with pytest.raises(SystemExit):
+            russian.main(["follow", str(path)])
+        assert f"expected ru/NAME.ipynb beside an English NAME.ipynb; got {path}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         russian.main(["confirm"])
-    assert "confirm which lesson?" in capsys.readouterr().err
+    assert "confirm which notebook?" in capsys.readouterr().err

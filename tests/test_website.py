@@ -119,9 +119,18 @@ def test_the_site_has_assignments_without_their_solutions(tmp_path):
     build.lay_out(tmp_path / "site")
     laid = sorted((tmp_path / "site" / "assignments").glob("*.ipynb"))
     assert [path.stem for path in laid] == assignment.names()
-    for path in [*laid, *(tmp_path / "site" / "extra" / "download" / "assignments").glob("*.ipynb")]:
-        made = assignment.load(path.stem)
-        cells = {assignment.grade_id(cell): cell.source for cell in nbformat.read(path, as_version=4).cells}
+    translated = sorted((tmp_path / "site" / "assignments" / "ru").glob("*.ipynb"))
+    assert [path.stem for path in translated] == [n for n in assignment.names() if "ru" in assignment.load(n).editions]
+    downloads = (tmp_path / "site" / "extra" / "download" / "assignments").rglob("*.ipynb")
+    for path in [*laid, *translated, *downloads]:
+        language = "ru" if path.parent.name == "ru" else "en"
+        made = assignment.load(path.stem, language)
+        content = nbformat.read(path, as_version=4)
+        if path in translated:
+            original = nbformat.read(path.parents[1] / path.name, as_version=4)
+            assert f'<a href="../{path.stem}.html">In English</a>' in content.cells[0].source
+            assert f'<a href="ru/{path.stem}.html">По-русски</a>' in original.cells[0].source
+        cells = {assignment.grade_id(cell): cell.source for cell in content.cells}
         for exercise in made.exercises:
             assert "BEGIN SOLUTION" in made.cell(exercise.name).source
             assert "SOLUTION" not in cells[exercise.name] and len(cells[exercise.name]) > 0

@@ -46,7 +46,7 @@ def write(path: Path, text: str) -> None:
 def lay_notebook(notebook: Path, page: Path, source: Path) -> str:
     """Lay out a notebook as `page` with its buttons; the original can be downloaded. Returns the page's name.
 
-    A lesson that there is in two languages gets a button that leads to the other one.
+    A notebook that there is in two languages gets a button that leads to the other one.
     """
     original = source / "extra" / "download" / page.relative_to(source)
     original.parent.mkdir(parents=True, exist_ok=True)
@@ -121,12 +121,19 @@ def lay_out(source: Path) -> None:
         ]
         for language, folder in (("Lessons", ""), ("Уроки", "ru"))
     }
-    released = []
-    for name in assignments.names():
-        student = source.with_name(f"{source.name}-releases") / f"{name}.ipynb"
+    releases = source.with_name(f"{source.name}-releases")
+    shutil.rmtree(releases, ignore_errors=True)
+    for made in (edition for name in assignments.names() for edition in assignments.load(name).editions.values()):
+        student = releases / made.path.relative_to(made.folder)
         student.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(assignments.load(name).release(), student)  # without solutions
-        released.append(lay_notebook(student, source / "assignments" / student.name, source))
+        nbformat.write(made.release(), student)  # without solutions
+    released = {
+        caption: [
+            lay_notebook(path, source / "assignments" / path.relative_to(releases), source)
+            for path in sorted((releases / folder).glob("*.ipynb"))
+        ]
+        for caption, folder in (("Assignments", ""), ("Задания", "ru"))
+    }
     networks = sorted(path.stem for path in checkpoints.folder().glob("*.safetensors"))
     for name in networks:
         write(source / "checkpoints" / f"{name}.md", checkpoint_page(name))
@@ -145,7 +152,7 @@ def lay_out(source: Path) -> None:
         write(russian, russian.read_text(encoding="utf-8").replace("](README.md", "](index.md"))
     sidebar = [
         *(toctree(caption, pages) for caption, pages in lessons.items()),
-        toctree("Assignments", released),
+        *(toctree(caption, pages) for caption, pages in released.items()),
         toctree("The course", ["reference/index", "checkpoints/index", *others]),
     ]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,13 +1,15 @@
-"""Keep the Russian lessons in step with the English ones, cell by cell.
+"""Keep the Russian lessons and assignments in step with the English ones, cell by cell.
 
     python website/russian.py                                       list what is stale; exits with 1 if anything is
     python website/russian.py follow notebooks/ru/03_gan.ipynb      begin a translation, or take over new cells
+    python website/russian.py follow assignments/gan/ru/gan.ipynb   so too for an assignment
     python website/russian.py confirm notebooks/ru/03_gan.ipynb     these cells translate the English ones of today
     python website/russian.py confirm notebooks/ru/03_gan.ipynb 1a2b3c4d5e6f …      only these
 
-A Russian cell has the id of the cell that it translates. Its metadata remember, as `translates`, the hash of the
-English source; when that moves on, the cell is stale until somebody has mended and confirmed it. Code says the same
-in both editions but for comments and for texts that a reader sees.
+A Russian notebook stands in a folder `ru` beside the English one. A Russian cell has the id of the cell that it
+translates. Its metadata remember, as `translates`, the hash of the English source; when that moves on, the cell is
+stale until somebody has mended and confirmed it. Code says the same in both editions but for comments and for texts
+that a reader sees.
 """
 
 import argparse
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks" / "ru"
 KEY = "translates"
 CYRILLIC = re.compile("[А-Яа-яЁё]")
-ORDERS = r"NBVAL_\w+|noqa.*|fmt: *\w+|type: *ignore.*"  # comments that programs obey
+ORDERS = r"NBVAL_\w+|noqa.*|fmt: *\w+|type: *ignore.*|### (?:BEGIN|END) SOLUTION"  # comments that programs obey
 
 
 def lessons() -> list[Path]:
@@ -34,9 +36,14 @@ def lessons() -> list[Path]:
     return sorted(FOLDER.glob("*.ipynb"))
 
 
+def assignments() -> list[Path]:
+    """The assignments that there are in Russian."""
+    return sorted(ROOT.glob("assignments/*/ru/*.ipynb"))
+
+
 def english(path: Path) -> Path:
-    """The lesson that a Russian one translates."""
-    return ROOT / "notebooks" / path.name
+    """The notebook that a Russian one translates."""
+    return path.resolve().parents[1] / path.name
 
 
 def digest(source: str) -> str:
@@ -115,7 +122,7 @@ def departs(old: str, new: str) -> str | None:
 
 
 def stale(path: Path) -> Iterator[tuple[str, str]]:
-    """What keeps a Russian lesson from being in step: a cell's id, and what is wrong with it."""
+    """What keeps a Russian notebook from being in step: a cell's id, and what is wrong with it."""
     source, translation = (nbformat.read(file, as_version=4) for file in (english(path), path))
     mine = {cell.id: cell for cell in translation.cells}
     for cell in source.cells:
@@ -145,7 +152,7 @@ def _begin(cell: NotebookNode) -> str:
 
 
 def follow(path: Path) -> None:
-    """Lay a Russian lesson out as the English one stands: what is translated stays, what is new comes in English."""
+    """Lay a Russian notebook out as the English one stands: what is translated stays, what is new comes in English."""
     content = nbformat.read(english(path), as_version=4)
     known = {cell.id: cell for cell in nbformat.read(path, as_version=4).cells} if path.is_file() else {}
     for cell in content.cells:
@@ -195,20 +202,20 @@ def main(arguments: list[str] | None = None) -> int:
     """List, follow or confirm; 1 if something is stale or was refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", nargs="?", choices=("list", "follow", "confirm"), default="list")
-    parser.add_argument("lesson", nargs="?", type=Path, help="a Russian lesson (list: all of them)")
+    parser.add_argument("notebook", nargs="?", type=Path, help="a Russian lesson or assignment (list: all of them)")
     parser.add_argument("cells", nargs="*", help="ids of cells to confirm (default: all)")
     options = parser.parse_args(arguments)
-    if options.do != "list" and options.lesson is None:
-        parser.error(f"{options.do} which lesson? For example notebooks/ru/03_gan.ipynb")
-    if options.lesson and not english(options.lesson).is_file():
-        parser.error(f"there is no English lesson {options.lesson.name}")
+    if options.do != "list" and options.notebook is None:
+        parser.error(f"{options.do} which notebook? For example notebooks/ru/03_gan.ipynb")
+    if (path := options.notebook) and not (path.resolve().parent.name == "ru" and english(path).is_file()):
+        parser.error(f"expected ru/NAME.ipynb beside an English NAME.ipynb; got {path}")
     problems = []
     if options.do == "follow":
-        follow(options.lesson)
+        follow(options.notebook)
     elif options.do == "confirm":
-        problems = confirm(options.lesson, options.cells)
+        problems = confirm(options.notebook, options.cells)
     else:
-        for path in [options.lesson] if options.lesson else lessons():
+        for path in [options.notebook] if options.notebook else [*lessons(), *assignments()]:
             problems += [f"{path.stem} {cell}: {what}" for cell, what in stale(path)]
     print("\n".join(problems) or "Everything is in step." if options.do == "list" else "\n".join(problems))
     return int(bool(problems))
