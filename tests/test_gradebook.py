@@ -72,19 +72,20 @@ def contents(folder):
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nbgrader_releases_the_source_as_we_do(name, tmp_path):
+@pytest.mark.parametrize(("name", "language"), [*((name, "en") for name in NAMES), ("upsampling", "ru")])
+def test_nbgrader_releases_the_source_as_we_do(name, language, tmp_path):
     """`nbgrader generate_assignment`, in its own process as an instructor starts it."""
     folder = tmp_path / "source" / name
     folder.mkdir(parents=True)
-    shutil.copy(assignment.load(name).path, folder)
+    made = assignment.load(name, language)
+    shutil.copy(made.path, folder)
     command = [sys.executable, "-m", "nbgrader", "generate_assignment", name, f"--CourseDirectory.root={tmp_path}"]
     with gradebook.opened(tmp_path):  # puts alembic on the search path
         pass
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = nbformat.read(tmp_path / "release" / name / f"{name}.ipynb", 4)
-    ours = assignment.load(name).release()
+    ours = made.release()
     assert [cell.cell_type for cell in theirs.cells] == [cell.cell_type for cell in ours.cells]
     marks = [
         [cell.metadata.get("nbgrader", {}).get(key) for cell in nb.cells]
