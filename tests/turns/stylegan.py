@@ -45,6 +45,25 @@ def modulated_conv_wrong_2(x, weight, styles, demodulate=True):
     return torch.cat([F.conv2d(one[None], w, padding=weight.shape[-1] // 2) for one, w in pairs])
 
 
+def styled_layer_other(x, weight, s, noise, strength, bias, up=False):
+    y = modulated_conv_other(x, weight, s)
+    if up:
+        y = F.interpolate(y, size=(2 * y.shape[2], 2 * y.shape[3]), mode="bilinear", align_corners=False)
+    y = torch.add(bias, y) + noise * strength
+    return torch.maximum(y, 0.2 * y) * 2**0.5
+
+
+def styled_layer_wrong_1(x, weight, s, noise, strength, bias, up=False):
+    """Doubles before it convolves."""
+    x = F.interpolate(x, scale_factor=2, mode="bilinear") if up else x
+    return styled_layer_other(x, weight, s, noise, strength, bias)
+
+
+def styled_layer_wrong_2(x, weight, s, noise, strength, bias, up=False):
+    """Adds the noise after the leaky ReLU."""
+    return styled_layer_other(x, weight, s, noise, 0, bias, up) + strength * noise
+
+
 def mix_styles_other(ws_a, ws_b, first, last):
     return torch.cat([ws_a[:, :first], ws_b[:, first:last], ws_a[:, last:]], 1)
 
