@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common import plain
 from course_lib.base.metrics import Score
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "generative_timeline.py"
@@ -39,6 +40,21 @@ def test_bars_tell_whether_intervals_overlap(benchmark):
     assert "overlapping" in near and "apart" in far
 
 
+def test_bar_of_the_cats(benchmark):
+    rows = {
+        name: {"Fréchet distance": score(value, 0.5)}
+        for name, value in (("Diffusion, cats", 12), ("StyleGAN, cats", 22))
+    }
+    assert list(benchmark.bars(rows).values()) == [True]
+    assert list(benchmark.bars(dict(zip(reversed(rows), rows.values(), strict=True))).values()) == [False]
+
+
+def test_diffusion_without_guidance_has_no_bar_of_agreement(benchmark):
+    row = {"agreement": score(0.5), "judge": 0.99}
+    assert benchmark.bars({"Diffusion, conditional": row}) == {}
+    assert list(benchmark.bars({"DCGAN, conditional": row}).values()) == [False]
+
+
 @pytest.mark.parametrize(
     ("agreement", "judge", "met"), [(0.95, 0.99, True), (0.949, 0.99, False), (0.93, 0.92, True), (0.91, 0.92, False)]
 )
@@ -63,15 +79,29 @@ def test_without_data_it_says_what_to_do(benchmark, tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.skipif(not os.environ.get("COURSE_DATA"), reason="needs MNIST in COURSE_DATA")
+def test_only_some_rows_leave_the_others_as_they_were(benchmark, tmp_path):
+    path = tmp_path / "timeline.json"
+    row = {"Fréchet distance": plain(score(9.0, 0.5)), "images": 10_000}
+    path.write_text(json.dumps({"rows": {"VAE 2013": row, "a row of the past": row}}), encoding="utf-8")
+    met = benchmark.main(["--quick", "--only", "copies of mnist", "DCGAN 2015", "--json", str(path)])
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert list(rows) == ["VAE 2013", "DCGAN 2015", "copies of mnist"], "in the order of the table"
+    assert rows["VAE 2013"] == row and rows["copies of mnist"]["copied"]["value"] == 1
+    assert len(met) == 1, "DCGAN and VAE"
+
+
+@pytest.mark.skipif(not os.environ.get("COURSE_DATA"), reason="needs MNIST in COURSE_DATA")
 def test_it_runs_and_sees_through_copies(benchmark, tmp_path, capsys):
     met = benchmark.main(["--quick", "--json", str(tmp_path / "timeline.json")])
     report = json.loads((tmp_path / "timeline.json").read_text(encoding="utf-8"))
     mnist = [name for name, model in benchmark.MODELS.items() if model.data == "mnist"]
     assert list(report["rows"]) == [*mnist, "copies of mnist"] and report["bars"] == met
+    assert "Diffusion, conditional" in mnist
     for name in mnist:
         row = report["rows"][name]
         assert row["weights"] > 100_000 and 0 < row["MB"] <= 3 and row["seconds"] > 0, name
-        assert row["Fréchet distance"]["value"] > 0 and row["precision"]["n"] == 300, name
+        n = 50 if name.startswith("Diffusion") else 300
+        assert row["Fréchet distance"]["value"] > 0 and row["precision"]["n"] == row["images"] == n, name
     copies = report["rows"]["copies of mnist"]
     assert copies["distance to training"]["value"] == 0 and copies["copied"]["value"] == 1
     assert len(met) == 4, "three distances and one agreement"

@@ -50,10 +50,12 @@ def test_other_images_of_the_same_generators_have_the_same_scores():
         header = json.loads(checkpoints.load(model.file)[1]["score"])
         for key in ("Fréchet distance", "precision", "recall", "copied"):
             one, two = header[key], rows[name][key]
+            if one["n"] != two["n"]:  # of diffusion, fewer images: only the question of copies takes as many
+                continue
             error = sum(((s["high"] - s["low"]) / 3.92) ** 2 for s in (one, two)) ** 0.5
             assert abs(one["value"] - two["value"]) < 4 * error, f"{name}: {key} {one['value']} and {two['value']}"
             compared += 1
-    assert compared == 24
+    assert compared == 26
 
 
 def test_scores_as_text():
