@@ -1,5 +1,7 @@
 """Answers to the turns of 07_samplers: `_other` is right and written differently, `_wrong_1` and `_wrong_2` are not."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 
@@ -19,6 +21,35 @@ def ddim_step_wrong_2(x, epsilon, a, a_s):
     """Fresh noise instead of the same one."""
     x0 = (x - (1 - a).sqrt() * epsilon) / a.sqrt()
     return a_s.sqrt() * x0 + (1 - a_s).sqrt() * torch.randn_like(x)
+
+
+def ddim_loop_other(model, x, schedule, times):
+    """Into a tensor that is there from the start, by a count."""
+    path = x.new_empty(len(times), *x.shape)
+    path[0] = x
+    for k in range(len(times) - 1):
+        t = torch.tensor([times[k]] * len(x))
+        a, a_s = schedule.alpha_bar[times[k]], schedule.alpha_bar[times[k + 1]]
+        path[k + 1] = ddim_step_other(path[k], model(path[k], t), a, a_s)
+    return path
+
+
+def ddim_loop_wrong_1(model, x, schedule, times):
+    """Asks at the time where the step ends."""
+    path = [x]
+    for t, s in pairwise(times):
+        epsilon = model(path[-1], torch.full((len(x),), s))
+        path.append(ddim_step_other(path[-1], epsilon, schedule.alpha_bar[t], schedule.alpha_bar[s]))
+    return torch.stack(path)
+
+
+def ddim_loop_wrong_2(model, x, schedule, times):
+    """Always asks about the noise that it began with."""
+    path = [x]
+    for t, s in pairwise(times):
+        epsilon = model(x, torch.full((len(x),), t))
+        path.append(ddim_step_other(path[-1], epsilon, schedule.alpha_bar[t], schedule.alpha_bar[s]))
+    return torch.stack(path)
 
 
 def look_ahead_other(x0, x0_before, h, h_before):
