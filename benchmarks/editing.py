@@ -12,6 +12,8 @@
 - Paired translation: edges to cats by the Fréchet distance to training faces and by the edges of the answer, maps to
   scenes by what the panoptic network reads. Beside doing nothing stands the answer without learning: the training image
   whose edges or map are most like the given ones.
+- Unpaired translation: scenes by day and by night, by the mean absolute error to the same scene at the other time,
+  beside doing nothing and a global transfer of colour (Reinhard et al. 2001).
 """
 
 import torch
@@ -22,7 +24,7 @@ from benchmarks import common
 from course_lib import diffusion, editing, segmentation
 from course_lib.base import datasets, images, metrics, zoo
 from course_lib.base.loop import Loop
-from course_lib.editing import paired
+from course_lib.editing import paired, unpaired
 from course_lib.editing import super_resolution as sr
 
 PUBLISHED = {  # PSNR, dB on Set5
@@ -190,6 +192,16 @@ def maps_to_scenes(n: int, known: int) -> dict[str, dict]:
     return rows
 
 
+def day_and_night(n: int) -> dict[str, dict]:
+    """New scenes by day answered by night, and the other way round; and how near the way there and back ends."""
+    truth = {side: unpaired.scenes_by(side, n, seed=99) / 255 for side in ("day", "night")}
+    found = unpaired.evaluate(zoo.load("cycle_day_night", "cpu"), truth)
+    names = {", nothing": "nothing", ", colour transfer": "colour transfer", "": "CycleGAN"}
+    rows = {name: {f"error to {side}": found[f"error to {side}{end}"] for side in truth} for end, name in names.items()}
+    rows["CycleGAN"] |= {name: error for name, error in found.items() if "there and back" in name}
+    return rows
+
+
 def main(argv: list[str] | None = None) -> dict[str, dict]:
     """Measure, print and write; returns the tables by name."""
     parser = common.parser(__doc__)
@@ -203,6 +215,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict]:
         "sdedit": sdedit(10 if quick else 100),
         "edges_to_cats": edges_to_cats(*((8, 40) if quick else (500, 2000))),
         "maps_to_scenes": maps_to_scenes(*((8, 20) if quick else (300, 1000))),
+        "day_and_night": day_and_night(8 if quick else 300),
     }
     for name, rows in tables.items():
         print(f"\n{name.replace('_', '-')}\n{common.table(rows)}")

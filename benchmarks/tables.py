@@ -45,6 +45,7 @@ WHAT = {
     "super_resolution_x4": "enlarges photographs four times",
     "edges_to_cats": "answers lines with a face of a cat (pix2pix)",
     "maps_to_scenes": "answers a semantic map with a scene (pix2pix)",
+    "cycle_day_night": "scenes from day to night and back (CycleGAN)",
     "detector_scenes": "detector of scenes, 64 px",
     "detector_pedestrians": "detector of people on foot",
     "panoptic_scenes": "segmentation of scenes, 64 px",
@@ -56,7 +57,9 @@ WHAT = {
     "upsampler_scenes": "scenes from 32×32 to 64×64",
 }
 SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "test accuracy", "ELBO, nats", "AP", "AP50",
-         "edges agree", "mIoU", "mIoU of painted maps", "mIoU of true scenes", "mask AP", "PQ",
+         "edges agree", "mIoU", "mIoU of painted maps", "mIoU of true scenes",
+         "error to night", "error to night, colour transfer", "error to day", "error to day, colour transfer",
+         "mask AP", "PQ",
          "PSNR, dB", "PSNR of one kernel, dB", "PSNR of bicubic, dB", "PCK@0.1",
          "NME", "Penn-Fudan: IoU", "Penn-Fudan: mask AP50", "COCO: IoU", "COCO: mask AP50",
          "retrieval", "swaps of colour", "swaps of shape", "swaps of place", "cosine of the caption's vector",

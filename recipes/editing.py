@@ -12,19 +12,22 @@ last of ×2 begin as those of ×4, whose small images are cheaper to learn from.
 The networks of paired translation learn from faces of cats and their edges (for the faces see `recipes/cat_faces.py`),
 and from scenes of the toy world and their maps. The first is judged by the edges and the features of its answers to
 held-out edges, the second by what the panoptic network reads in its answers to new maps.
+
+The generators of unpaired translation learn from scenes by day and other scenes by night. They are judged on new scenes
+rendered at both times.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from course_lib import segmentation
 from course_lib.base import datasets, images, metrics, zoo
 from course_lib.base.loop import Loop
-from course_lib.editing import paired
+from course_lib.editing import paired, unpaired
 from course_lib.editing import super_resolution as sr
 from recipes import common
 
@@ -33,8 +36,9 @@ LEARNT = {  # steps and batch size
     "super_resolution_x2": (9000, 8),
     "edges_to_cats": (3400, 16),
     "maps_to_scenes": (2600, 16),
+    "cycle_day_night": (5000, 4),
 }
-SCENES, NEW_SCENES = 3000, 300
+SCENES, NEW_SCENES, SCENES_A_SIDE = 3000, 300, 2000
 
 
 def judges() -> tuple[str, list[Tensor]]:
@@ -118,7 +122,36 @@ def maps_to_scenes(run: common.Run, lr: float) -> dict[str, object]:
     return scores
 
 
-LEARN = {"edges_to_cats": edges_to_cats, "maps_to_scenes": maps_to_scenes}
+def cycle_day_night(run: common.Run, lr: float) -> dict[str, object]:
+    """Train, judge and save both generators between day and night; returns the scores."""
+    n, new = (20, 20) if run.quick else (SCENES_A_SIDE, NEW_SCENES)
+    networks = zoo.build(run.name).to(run.device)
+    data = TensorDataset(*(unpaired.scenes_by(side, n, seed=run.seed + 1 + i) for i, side in enumerate(networks)))
+    truth = {side: unpaired.scenes_by(side, new, seed=run.seed + 3) / 255 for side in networks}
+    discriminators = nn.ModuleDict({side: paired.PatchDiscriminator(3, 24) for side in networks}).to(run.device)
+    pools = nn.ModuleDict({side: unpaired.ImagePool(x.shape[1:]) for side, x in truth.items()}).to(run.device)
+    rates = ((networks, lr), (discriminators, 0.3 * lr))  # as fast as the generators, they would soon be sure
+    optimisers = [torch.optim.Adam(network.parameters(), rate, (0.5, 0.99)) for network, rate in rates]
+    rng = torch.Generator().manual_seed(run.seed)
+    step = unpaired.cycle_step(networks, discriminators, *optimisers, pools, rng)
+    stateful = {"networks": networks, "discriminators": discriminators, "pools": pools, "rng": rng}
+    stateful |= {"generator_optimiser": optimisers[0], "discriminator_optimiser": optimisers[1]}
+
+    def shown(loop: Loop) -> Tensor:
+        """Ten scenes by day, their translations, and ten by night."""
+        day, night = (truth[side][:10] for side in networks)
+        there, back = (unpaired.translate(loop.averaged["networks"], *x) for x in ((day, "night"), (night, "day")))
+        return torch.cat([day, there.cpu(), night, back.cpu()])
+
+    options = {"averages": {"networks": 0.998}, "hooks": [common.draw(run, shown, 500)], "save_every": 250}
+    loop = common.train(run, lambda batch: step(unpaired.mirrored(batch, rng)), data, stateful=stateful, **options)
+    best = common.round_to_half(loop.averaged["networks"])
+    scores = unpaired.evaluate(best, truth)
+    common.export(run, best, scores, seconds=loop.seconds, data="scenes", scenes=n, held_out=new)
+    return scores
+
+
+LEARN = {"edges_to_cats": edges_to_cats, "maps_to_scenes": maps_to_scenes, "cycle_day_night": cycle_day_night}
 
 
 def main(argv: list[str] | None = None) -> dict[str, object]:

@@ -28,4 +28,8 @@ def test_quick_run(tmp_path, capsys):
     assert cats["the truth"]["edges agree"] == 1 and cats["the truth"]["mean absolute error"] == 0
     assert cats["pix2pix"]["edges agree"] > cats["nearest training image"]["edges agree"]
     assert drawn["nothing: the painted map"]["mIoU"] < drawn["pix2pix"]["mIoU"]
+    lights = tables["day_and_night"]
+    for side in ("day", "night"):
+        errors = [lights[name][f"error to {side}"] for name in ("CycleGAN", "colour transfer", "nothing")]
+        assert errors == sorted(errors)
     assert "read as asked" in capsys.readouterr().out
