@@ -9,8 +9,8 @@ COLAB_PYTHON ?= python3.13
 TORCH ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
 
-# The first lesson is the map of the course.
-MAP = $(firstword $(sort $(wildcard notebooks/*.ipynb)))
+# What `make lab` opens: a lesson, or the first one of a folder, which is the map of the course.
+MAP = notebooks
 
 BIN := $(VENV)/bin
 PY := "$(BIN)/python"
@@ -34,7 +34,7 @@ help: ## list these commands
 install: $(STAMP) ## install the course into VENV, which every other command does by itself
 
 lab: $(STAMP) ## install the course and open its map in JupyterLab; MAP=notebooks/ru for the Russian lessons
-	$(PY) -m jupyterlab --LabApp.default_url="/lab/tree/$(MAP)" $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(PY) -m jupyterlab --LabApp.default_url="/lab/tree/$(firstword $(sort $(wildcard $(MAP)/*.ipynb)) $(MAP))" $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(STAMP) ## install the course, then check style, unit tests and every cell of every notebook
 	@echo "make test: style, $(words $(wildcard tests/test_*.py)) files of unit tests, then every cell of" \

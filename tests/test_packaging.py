@@ -307,13 +307,18 @@ def test_make_lists_its_targets(clone):
 
 
 def test_make_lab_opens_the_map(clone):
-    (clone.folder / "notebooks").mkdir()
+    (clone.folder / "notebooks" / "ru").mkdir(parents=True)
     for name in ("10_detection", "00_tasks", "01_style_transfer"):
         (clone.folder / "notebooks" / f"{name}.ipynb").touch()
-    assert clone.make("lab").returncode == 0
-    assert "--LabApp.default_url=/lab/tree/notebooks/00_tasks.ipynb" in clone.asked()[-1]
-    assert clone.make("lab", "MAP=notebooks/ru").returncode == 0
-    assert "--LabApp.default_url=/lab/tree/notebooks/ru" in clone.asked()[-1], "the folder of the Russian lessons"
+        (clone.folder / "notebooks" / "ru" / f"{name}.ipynb").touch()
+    lesson = "notebooks/ru/10_detection.ipynb"
+    for given, opened in (
+        ([], "notebooks/00_tasks.ipynb"),
+        (["MAP=notebooks/ru"], "notebooks/ru/00_tasks.ipynb"),
+        ([f"MAP={lesson}"], lesson),
+    ):
+        assert clone.make("lab", *given).returncode == 0
+        assert f"--LabApp.default_url=/lab/tree/{opened}" in clone.asked()[-1].split()
 
 
 @pytest.fixture
