@@ -66,22 +66,34 @@ def training_loss_wrong_2(network, x0, t, noise, c, alpha_bar):
     return error.square().flatten(1).sum(1).mean()
 
 
-def reverse_step_other(x, t, epsilon, noise, alpha_bar):
-    """Through X̂_0 and the posterior."""
-    x0 = (x - (1 - alpha_bar[t]).sqrt() * epsilon) / alpha_bar[t].sqrt()
-    mean, variance = posterior_other(x0, x, t, alpha_bar)
-    return mean + variance**0.5 * noise
+def ancestral_other(network, x, c, noises, alpha_bar):
+    """A generator; each step through X̂_0 and the posterior."""
+    yield x
+    for t in reversed(range(1, len(alpha_bar))):
+        epsilon = network(x, torch.full_like(c, t), c)
+        x0 = (x - (1 - alpha_bar[t]).sqrt() * epsilon) / alpha_bar[t].sqrt()
+        mean, variance = posterior_other(x0, x, t, alpha_bar)
+        x = mean + variance**0.5 * noises[t]
+        yield x
 
 
-def reverse_step_wrong_1(x, t, epsilon, noise, alpha_bar):
+def ancestral_wrong_1(network, x, c, noises, alpha_bar):
     """β_t as the standard deviation, and noise in the last step, too."""
-    alpha_t = alpha_bar[t] / alpha_bar[t - 1]
-    mean = (x - (1 - alpha_t) / (1 - alpha_bar[t]).sqrt() * epsilon) / alpha_t.sqrt()
-    return mean + (1 - alpha_t) * noise
+    states = [x]
+    for t in range(len(alpha_bar) - 1, 0, -1):
+        alpha_t = alpha_bar[t] / alpha_bar[t - 1]
+        epsilon = network(x, torch.full((len(x),), t), c)
+        x = (x - (1 - alpha_t) / (1 - alpha_bar[t]).sqrt() * epsilon) / alpha_t.sqrt() + (1 - alpha_t) * noises[t]
+        states.append(x)
+    return states
 
 
-def reverse_step_wrong_2(x, t, epsilon, noise, alpha_bar):
-    """All the noise is taken away at once, as if the step led to X_0."""
-    x0 = (x - (1 - alpha_bar[t]).sqrt() * epsilon) / alpha_bar[t].sqrt()
-    _, variance = posterior_other(x0, x, t, alpha_bar)
-    return x0 + variance**0.5 * noise
+def ancestral_wrong_2(network, x, c, noises, alpha_bar):
+    """The loop counts upwards, as that of the forward process does."""
+    states = [x]
+    for t in range(1, len(alpha_bar)):
+        alpha_t = alpha_bar[t] / alpha_bar[t - 1]
+        epsilon = network(x, torch.full((len(x),), t), c)
+        mean = (x - (1 - alpha_t) / (1 - alpha_bar[t]).sqrt() * epsilon) / alpha_t.sqrt()
+        states.append(x := mean + posterior_other(x, x, t, alpha_bar)[1] ** 0.5 * noises[t])
+    return states
