@@ -2,8 +2,9 @@
 
     python tests/sample_course.py build/grade
 
-Among them an honest solution, the same without ids from Colab, one that is late, one that is not finished, a renamed
-function, an attack, a broken file and an archive in an archive. The last line is the report to open.
+Among them an honest solution, the same in Russian and without ids from Colab, one that is late, one that is not
+finished, a renamed function, an attack, a broken file and an archive in an archive. The last line is the report to
+open.
 """
 
 import copy
@@ -46,7 +47,7 @@ LESS = "def stretch(x, size):\n    return torch.nn.functional.interpolate(x[None
 def notebooks() -> dict[str, tuple[str, str]]:
     """What is handed in: the time and the file's content, by its path in Moodle's archive."""
     made = assignment.load(NAME)
-    bare = copy.deepcopy(made.source)
+    bare = copy.deepcopy(assignment.load(NAME, "ru").source)
     for number, cell in enumerate(bare.cells):
         cell.id, cell.metadata = f"colab{number}", {"id": f"c{number}"}
     cheat = made.release()

@@ -652,6 +652,7 @@ def test_the_sample_class_is_graded_as_it_deserves(tmp_path, capsys, warm):
         "ivanov": ("20", "0"), "petrova": ("20", "0"), "kim": ("20", "0"), "orlova": ("3", "0"), "smith": ("0", "0"),
         "lee": ("13.2", "2"), "garcia": ("18", "0"), "weber": ("0", "0"),
     }  # fmt: skip
+    assert found["petrova"]["look at"] == "NOT IN A SANDBOX", "in Russian, without ids, and every cell is found"
     assert "visits not found" in found["garcia"]["look at"] and found["garcia"]["blur"] == ""
     assert "not a notebook that can be read" in found["weber"]["look at"]
     page = (tmp_path / "results" / "upsampling" / "index.html").read_text()
