@@ -201,8 +201,9 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
     rows = kept(options.json) if options.only else {}
     for name in (name for name in wanted if at_hand[ROWS[name]]):
         rows[name] = row(name, options.quick, device)
+        rows = {name: rows[name] for name in ROWS if name in rows}
         print(table({name: rows[name]}), flush=True)
-    rows = {name: rows[name] for name in ROWS if name in rows}
+        common.write(options.json, {"seed": SEED, "rows": rows})  # so that an interruption costs one row only
     print(f"\ntorch {torch.__version__}, {device}; 95 % intervals\n{table(rows)}")
     met = bars(rows)
     common.report(met)
