@@ -4,7 +4,8 @@
     python tests/colab.py --refresh                   today's versions and date into tests/colab.txt
 
 As a lesson's setup cell does, pip installs the course beside what is there. Afterwards `pip freeze` may differ by the
-course alone, and by `comm`, which Colab's old kernel comes without. Then every lesson runs there from top to bottom:
+course alone, by `comm`, which Colab's old kernel comes without, and by `anywidget`, for the canvas of lesson 9, with
+its one dependency `psygnal`. Then every lesson runs there from top to bottom:
 in an empty folder, on Colab's Python, with a stand-in for the module `google.colab`.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = Path(__file__).with_suffix(".txt")
-MAY_COME = {"comm", "generative-cv-course"}
+MAY_COME = {"comm", "generative-cv-course", "anywidget", "psygnal"}
 
 
 def pins(text: str) -> dict[str, str]:

@@ -24,6 +24,8 @@ def test_colab_has_all_that_the_course_needs():
     there = colab.pins(LIST)
     for requirement in pyproject()["project"]["dependencies"]:
         name, bound = requirement.split(">=")
+        if name in colab.MAY_COME and name not in there:  # it comes new, and `make colab` sees that it replaces nothing
+            continue
         assert name in there, f"{name}: does Colab have it? Then its version belongs into tests/colab.txt"
         assert numbers(bound) <= numbers(there[name]), f"pip would replace Colab's {name} {there[name]}"
     assert colab.re.search(r"\d{4}-\d\d-\d\d", LIST), "the date of the list"

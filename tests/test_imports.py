@@ -121,9 +121,10 @@ def test_no_star_imports(path):
 @each_file
 def test_only_plots_and_widgets_draw(path):
     """A recipe on a server needs no matplotlib; it is also the slowest import after torch."""
-    if path.name in ("plots.py", "widgets.py"):
+    if path.name in ("plots.py", "widgets.py", "canvas.py"):
         return
-    drawing = {"matplotlib", "ipywidgets", "IPython", "course_lib.base.plots", "course_lib.base.widgets"}
+    drawing = {"matplotlib", "ipywidgets", "anywidget", "IPython"}
+    drawing |= {"course_lib.base.plots", "course_lib.base.widgets", "course_lib.base.canvas"}
     assert not {name for name in imported(path) if name in drawing or name.split(".")[0] in drawing}
 
 

@@ -119,7 +119,9 @@ def test_wheel_is_pure_python_and_carries_the_checkpoints(wheel):
     assert {f"course_lib/data/checkpoints/{name}" for name in checkpoints} <= inside
     images = {path.name for path in (ROOT / "data" / "images").iterdir()}
     assert images and {f"course_lib/data/images/{name}" for name in images} <= inside
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "course_lib").rglob("*.py")}
+    modules = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "course_lib").rglob("*") if path.suffix in (".py", ".js")
+    }
     assert modules <= inside
     assert {name.split("/")[0] for name in inside if ".dist-info/" not in name} == {"course_lib"}
 

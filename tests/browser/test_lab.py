@@ -1,6 +1,7 @@
 """JupyterLab as `make lab` opens it: the map, and every lesson run from top to bottom, its controls moved by hand."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,10 @@ KINDS = {  # the part of a control that a hand takes, and what it does
     "checkbox": (".widget-checkbox input", lambda box: box.click()),
     "text": (".widget-text input", lambda field: (field.fill("2"), field.press("Enter"))),
     "play": (".widget-play button", lambda button: button.click()),
+    "canvas": (
+        ".jp-OutputArea canvas",
+        lambda paper: paper.drag_to(paper, source_position={"x": 40, "y": 200}, target_position={"x": 250, "y": 180}),
+    ),
 }
 
 
@@ -135,7 +140,7 @@ def test_a_lesson_runs_and_its_controls_answer(watch, lab, lesson):
     assert not watched.broken_images() and not watched.outside, "without a network, too"
     assert page.locator("mjx-container").count() or "$" not in json.dumps(cells)
     tried, moved = set(), set()
-    explorations = [i for i, cell in enumerate(cells) if "explore(" in "".join(cell["source"])]
+    explorations = [i for i, cell in enumerate(cells) if re.search(r"(explore|Canvas)\(", "".join(cell["source"]))]
     for index in explorations:
         cell = page.locator(".jp-Notebook .jp-Cell").nth(index)
         cell.locator(".jupyter-widgets").first.wait_for(
