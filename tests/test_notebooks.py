@@ -103,7 +103,8 @@ def test_sliders_stay_alive(path):
     functions = {}
     for k, cell in enumerate(cells):
         functions |= bindings(cell)[1]
-        calls = [n for n in ast.walk(cell) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "explore"]
+        calls = [n for n in ast.walk(cell) if isinstance(n, ast.Call)]
+        calls = [call for call in calls if getattr(call.func, "id", "") in ("explore", "Canvas")]
         for call in calls:
             later = set().union(*(bindings(other)[0] for other in cells[k + 1 :]))
             taken = needs(call.args[0].id, functions) & later
