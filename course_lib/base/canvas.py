@@ -43,7 +43,7 @@ class Canvas(anywidget.AnyWidget):
         traitlets.TraitError: a `value` of another length, or with other bytes.
     """
 
-    _esm = Path(__file__).with_suffix(".js")
+    _esm = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     shape = traitlets.Tuple(traitlets.Int(), traitlets.Int()).tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     starts = traitlets.Bytes().tag(sync=True)
