@@ -298,9 +298,9 @@ def _ends_after(seconds: float) -> Callable[[Loop], None]:
 
 
 @torch.no_grad()
-def sampling(quick: bool, data: str, n: int, seeds: int) -> Rows:
-    """Part 5 of one data set; n images for each sampler and seed."""
-    n, ancestral, seeds = (20, 10, 1) if quick else (n, 1000, seeds)
+def sampling(quick: bool, data: str, n: int, seeds: int, ancestral: int) -> Rows:
+    """Part 5 of one data set; n images for each sampler and seed, and the calls of the reference."""
+    n, ancestral, seeds = (20, 10, 1) if quick else (n, ancestral, seeds)
     # Heun's step is two calls, but for the last: 19 in all.
     ways = {f"DDPM, {ancestral} calls": (diffusion.ddpm, ancestral, 1.0)}
     ways |= {f"{name}, 20 calls": (sampler, 10 if name == "Heun" else 20, 1.0) for name, sampler in SAMPLERS.items()}
@@ -418,6 +418,7 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
     parser.add_argument("--only", choices=NAMES, nargs="+", default=NAMES, help="some of the parts")
     parser.add_argument("--images", type=int, default=5000, help="of part 5, for each sampler and seed; default 5000")
     parser.add_argument("--seeds", type=int, default=3, help="of part 5; default 3")
+    parser.add_argument("--reference", type=int, default=1000, help="calls of part 5's reference; default 1000")
     parser.add_argument("--data", choices=SAMPLED, nargs="+", default=list(SAMPLED), help="of part 5; default all")
     options = parser.parse_args(arguments)
     found: dict[str, Rows] = {}
@@ -430,8 +431,8 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
         else:
             for data in options.data:
                 if datasets.is_available(data):
-                    job = functools.partial(sampling, data=data, n=options.images, seeds=options.seeds)
-                    jobs[f"sampling {data}"] = job
+                    given = {"n": options.images, "seeds": options.seeds, "ancestral": options.reference}
+                    jobs[f"sampling {data}"] = functools.partial(sampling, data=data, **given)
                 else:
                     print(f"sampling: {data} is left out, neither in COURSE_DATA nor downloaded", file=sys.stderr)
     for name, job in jobs.items():
