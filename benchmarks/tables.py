@@ -156,7 +156,7 @@ def cats() -> str:
     ours = (name for name, data in generative_timeline.ROWS.items() if data == "cat_faces")
     rows = {name: found[name] for name in ours if name in found}
     columns = ("Fréchet distance", "precision", "recall", "distance to training", "copied")
-    body = [[name, row["images"], *(score(key, row[key]) for key in columns)] for name, row in rows.items()]
+    body = [[name, f"{row['images']:,}", *(score(key, row[key]) for key in columns)] for name, row in rows.items()]
     return f"{markdown(['', 'images', *columns], body)}\n\n{measured_at('generative_timeline')}"
 
 
