@@ -96,12 +96,12 @@ def score(name: str, value: Any) -> str:
     return f"{unit * value:.3g}{sign}" if isinstance(value, int | float) else str(value)
 
 
-def measured_at(name: str) -> str:
-    """Where and when a benchmark was run, and by which command."""
+def measured_at(name: str, script: str | None = None) -> str:
+    """Where and when a benchmark was run, and by which command, if its results have another name."""
     where = results(name)["environment"]
     threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
     version = where["torch"].partition("+")[0]
-    return f"*`python benchmarks/{name}.py`, {where['date']}, {where['processor']}, {threads}, torch {version}.*"
+    return f"*`python benchmarks/{script or name}.py`, {where['date']}, {where['processor']}, {threads}, torch {version}.*"
 
 
 def duration(seconds: float) -> str:
@@ -208,6 +208,20 @@ def rows_of(name: str, part: str | None = None) -> Callable[[], str]:
     return table
 
 
+def samplers() -> str:
+    """README: Fréchet distances of samplers with 20 calls, beside many calls."""
+    found = results("diffusion_sampling")
+    parts = {what: found[f"sampling {data}"] for data, what in {"fashion_mnist": "clothes", "cat_faces": "cats"}.items()}
+    names = dict.fromkeys(name for rows in parts.values() for name in rows)
+    body = [
+        [name, *(f"{rows[name]['Fréchet distance']:.3g}" if name in rows else "" for rows in parts.values())]
+        for name in sorted(names, key=lambda name: name.endswith(" 20 calls"))
+    ]
+    body.append(["as many real images", *(f"{next(iter(rows.values()))['floor']:.3g}" for rows in parts.values())])
+    head = ["", *(f"{what}, {next(iter(rows.values()))['images']:,} images" for what, rows in parts.items())]
+    return f"{markdown(head, body)}\n\n{measured_at('diffusion_sampling', 'diffusion')}"
+
+
 def grader() -> str:
     """grading/README: throughput, growth and killed runs, as far as they have been measured."""
     if not (RESULTS / "grader.json").exists():
@@ -241,6 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "generators": generators,
     "cats": cats,
     "busy": rows_of("busy"),
+    "diffusion sampling": samplers,
     **{f"diffusion {part}": rows_of("diffusion", part) for part in ("step", "race")},
 }
 
