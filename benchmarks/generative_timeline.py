@@ -106,11 +106,12 @@ def judge(model: Model, n: int, repeats: int, device: torch.device) -> Row:
     if model.conditional:
         judge = json.loads(checkpoints.load(f"classifier_{model.data}")[1]["score"])
         facts["judge"] = judge["test accuracy"]["value"]  # on real images
-    labels = torch.arange(n) % network.classes if model.conditional else None
+    held_out = datasets.load(model.data, "test")
+    labels = torch.arange(n) % len(held_out.classes) if model.conditional else None
     given = () if labels is None else (labels,)
     with runtime.autocast(device) if model.slow else contextlib.nullcontext():  # as in its recipe
         images = model.sample(network, n, *given, rng=torch.Generator().manual_seed(SEED))
-    size = datasets.load(model.data, "test").images.shape[-1]
+    size = held_out.images.shape[-1]
     if images.shape[-1] != size:  # a generator of smaller images than the data's
         images = resize(images, size).clamp(0, 1)
     return facts | metrics.evaluate(images, model.data, labels=labels, repeats=repeats)
