@@ -100,8 +100,8 @@ def measured_at(name: str, script: str | None = None) -> str:
     """Where and when a benchmark was run, and by which command, if its results have another name."""
     where = results(name)["environment"]
     threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
-    version = where["torch"].partition("+")[0]
-    return f"*`python benchmarks/{script or name}.py`, {where['date']}, {where['processor']}, {threads}, torch {version}.*"
+    version, command = where["torch"].partition("+")[0], f"python benchmarks/{script or name}.py"
+    return f"*`{command}`, {where['date']}, {where['processor']}, {threads}, torch {version}.*"
 
 
 def duration(seconds: float) -> str:
@@ -210,8 +210,8 @@ def rows_of(name: str, part: str | None = None) -> Callable[[], str]:
 
 def samplers() -> str:
     """README: Fréchet distances of samplers with 20 calls, beside many calls."""
-    found = results("diffusion_sampling")
-    parts = {what: found[f"sampling {data}"] for data, what in {"fashion_mnist": "clothes", "cat_faces": "cats"}.items()}
+    found, shown = results("diffusion_sampling"), {"fashion_mnist": "clothes", "cat_faces": "cats"}
+    parts = {what: found[f"sampling {data}"] for data, what in shown.items()}
     names = dict.fromkeys(name for rows in parts.values() for name in rows)
     body = [
         [name, *(f"{rows[name]['Fréchet distance']:.3g}" if name in rows else "" for rows in parts.values())]
