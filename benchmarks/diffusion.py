@@ -17,8 +17,8 @@
 5. **sampling**: the shipped models of digits, clothes and cats, judged by Fréchet distance to the test split (cats: to
    the training split, the test split is small): 1000 ancestral steps against 20 calls of each sampler (19 of Heun's),
    of two also at Karras' times, of digits also with a little guidance. The Fréchet distance is the mean over the
-   seeds; `floor` is what as many real images could expect. The bar is on the best of those with 20 calls, chosen
-   by the same figures. Each row is printed, and each data set written, as soon as it is there.
+   seeds; `floor` is what as many real images could expect. The bar is on one way for each data set (`FAST`). Each
+   row is printed, and each data set written, as soon as it is there.
 
 Parts 1 to 3 run on the CPU. Exits with 1 where a bar is missed.
 """
@@ -59,6 +59,8 @@ SAMPLERS = {
 }
 RHO = 7.0  # of the times of two more rows; all models have the cosine schedule
 SAMPLED = {"mnist": "diffusion_mnist", "fashion_mnist": "diffusion_fashion_mnist", "cat_faces": "diffusion_cats"}
+SDE = "SDE-DPM-Solver++(2M)"
+FAST = {"mnist": SDE, "fashion_mnist": SDE, "cat_faces": f"{SDE}, ρ = {RHO:g}"}  # whose 20 calls are held to the bar
 Rows = dict[str, dict[str, object]]
 
 
@@ -391,9 +393,8 @@ def bars(found: dict[str, Rows]) -> dict[str, bool]:
     for data in SAMPLED:
         if rows := found.get(f"sampling {data}"):
             reference, *_ = rows
-            distances = {name: row["Fréchet distance"] for name, row in rows.items() if name.endswith(" 20 calls")}
-            fast = min(distances, key=distances.get)
-            ratio = distances[fast] / rows[reference]["Fréchet distance"]
+            fast = f"{FAST[data]}, 20 calls"
+            ratio = rows[fast]["Fréchet distance"] / rows[reference]["Fréchet distance"]
             claim = f"{data}, {fast}: {ratio:.2f} times the Fréchet distance of {reference} ≤ {SAMPLING_BAR}"
             claims[claim] = ratio <= SAMPLING_BAR
             if guided := rows.get(f"guidance {GUIDANCE}"):
@@ -442,6 +443,7 @@ def main(arguments: list[str] | None = None) -> dict[str, bool]:
     met = bars(found)
     print()
     common.report(met)
+    common.write(options.json, {"bars": met})
     return met
 
 

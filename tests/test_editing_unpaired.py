@@ -154,12 +154,10 @@ def test_the_best_discriminator_is_p_over_p_plus_q():
     """Where p of real and q of generated patches are alike, least squares are smallest at p/(p + q)."""
     p, q = 30, 10
     grid = torch.linspace(0, 1, 401, dtype=torch.float64)
-    losses = [
-        (p * (d - 1) ** 2 + q * d**2) / (2 * 40) for d in grid.tolist()
-    ]  # of 40 patches, half of the loss's weight each way
-    assert grid[torch.tensor(losses).argmin()] == pytest.approx(p / (p + q), abs=2e-3)
-    both = torch.tensor([0.75], dtype=torch.float64)
-    assert unpaired.discriminator_loss(both, both).item() == pytest.approx((0.25**2 + 0.75**2) / 2)
+    real = torch.cat([grid.expand(p, 401), torch.ones(10, 401)])  # of 40 patches; D is sure of the others
+    fake = torch.cat([grid.expand(q, 401), torch.zeros(30, 401)])
+    losses = torch.stack([unpaired.discriminator_loss(x, y) for x, y in zip(real.T, fake.T, strict=True)])
+    assert grid[losses.argmin()].item() == pytest.approx(p / (p + q), abs=2e-3)
 
 
 @pytest.mark.parametrize("make", [Invert, lambda: Permute([2, 1, 0])])
