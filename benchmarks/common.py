@@ -58,6 +58,8 @@ def environment() -> dict[str, Any]:
 def write(path: Path | None, figures: Mapping[str, Any]) -> None:
     """Write figures as JSON, with the environment before them; parts that the file had and that are not given stay.
 
+    Where a file is written in several runs, perhaps on several machines, `environments` tells each part's own.
+
     Args:
         path: of the file, its folder is created; None: nothing is written.
         figures: by name: numbers, text, scores, and lists and mappings of them.
@@ -66,7 +68,9 @@ def write(path: Path | None, figures: Mapping[str, Any]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = kept | {"environment": environment()} | plain(dict(figures))
+    here = environment()
+    own = {"environments": kept.get("environments", {}) | dict.fromkeys(figures, here)}
+    found = kept | {"environment": here} | plain(dict(figures)) | own
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

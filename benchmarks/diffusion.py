@@ -336,7 +336,7 @@ def _drawn_by(
     judge = None if labels is None else zoo.load(f"classifier_{data}", device)
     seconds, distances, hits = 0.0, [], []
     for seed in range(1, seeds + 1):
-        began, rng = time.perf_counter(), torch.Generator().manual_seed(seed)
+        began, rng = time.perf_counter(), torch.Generator(device).manual_seed(seed)
         with runtime.autocast(device):
             drawn = diffusion.sample(model, n, labels, sampler=sampler, steps=steps, guidance_scale=scale, rng=rng)
         seconds += time.perf_counter() - began

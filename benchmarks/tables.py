@@ -96,9 +96,9 @@ def score(name: str, value: Any) -> str:
     return f"{unit * value:.3g}{sign}" if isinstance(value, int | float) else str(value)
 
 
-def measured_at(name: str, script: str | None = None) -> str:
-    """Where and when a benchmark was run, and by which command, if its results have another name."""
-    where = results(name)["environment"]
+def measured_at(name: str, script: str | None = None, part: str | None = None) -> str:
+    """Where and when a benchmark was run, or a part of it, and by which command, if its results have another name."""
+    where = results(name)["environments"][part] if part else results(name)["environment"]
     threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
     version, command = where["torch"].partition("+")[0], f"python benchmarks/{script or name}.py"
     return f"*`{command}`, {where['date']}, {where['processor']}, {threads}, torch {version}.*"
@@ -218,8 +218,17 @@ def samplers() -> str:
         for name in sorted(names, key=lambda name: name.endswith(" 20 calls"))
     ]
     body.append(["as many real images", *(f"{next(iter(rows.values()))['floor']:.3g}" for rows in parts.values())])
-    head = ["", *(f"{what}, {next(iter(rows.values()))['images']:,} images" for what, rows in parts.items())]
-    return f"{markdown(head, body)}\n\n{measured_at('diffusion_sampling', 'diffusion')}"
+    drawn = {}
+    for what, rows in parts.items():
+        row = next(iter(rows.values()))
+        seeds = len(row["each seed"].split(", "))
+        drawn[what] = f"{seeds} × " * (seeds > 1) + f"{row['images'] // seeds:,} images"
+    head = ["", *(f"{what}, {n}" for what, n in drawn.items())]
+    where = [
+        f"{what.capitalize()}: {measured_at('diffusion_sampling', 'diffusion', f'sampling {data}')}"
+        for data, what in shown.items()
+    ]
+    return "\n\n".join([markdown(head, body), *where])
 
 
 def grader() -> str:

@@ -90,3 +90,15 @@ def test_figures_are_written_with_where_and_when(tmp_path):
     assert found["rows"] == [{"score": {"value": 1.235, "low": 1.0, "high": 2.0, "n": 10}}]
     assert found["bars"]["met"] is True
     common.write(None, {})
+
+
+def test_a_part_measured_elsewhere_keeps_where_it_was_measured(tmp_path, monkeypatch):
+    path = tmp_path / "figures.json"
+    common.write(path, {"first": 1})
+    here = common.environment()
+    monkeypatch.setattr(common, "environment", lambda: here | {"processor": "another"})
+    common.write(path, {"second": 2})
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["first"] == 1 and found["environment"]["processor"] == "another"
+    places = {part: where["processor"] for part, where in found["environments"].items()}
+    assert places == {"first": here["processor"], "second": "another"}
