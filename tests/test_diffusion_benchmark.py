@@ -20,7 +20,9 @@ def test_quick_run_of_what_needs_no_data(benchmark, tmp_path, capsys):
     figures = tmp_path / "figures.json"
     met = benchmark.main(["--quick", "--only", "step", "race", "live", "memory", "--json", str(figures)])
     parts, printed = json.loads(figures.read_text()), capsys.readouterr()
-    assert parts.pop("environment")["torch"] == torch.__version__
+    here = parts.pop("environment")
+    assert here["torch"] == torch.__version__
+    assert parts.pop("environments") == dict.fromkeys(parts, here)
     assert parts.pop("bars") == met and met["memory does not grow with the number of steps"]
     assert ("step" in parts) == ("race" in parts) == PEER
     assert PEER or "diffusers is not installed" in printed.err
