@@ -13,8 +13,10 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,24 +162,36 @@ def on_canvas(photographs: list[Photograph], shorter: int) -> DetectionDataset:
     return DetectionDataset(canvases, [p.objects for p in small])
 
 
-def load_streets() -> dict[str, tuple[Tensor, Objects]]:
-    """The photographs of COCO that ship with the course, by their names for `datasets.load_image`.
+def annotated_streets() -> Iterator[tuple[str, Tensor, list[dict[str, Any]]]]:
+    """The photographs of COCO that ship with the course, with what its annotators noted (Lin et al. 2014, CC BY 4.0).
 
-    Each is (1, 3, H, W) in [0, 1] with the people that COCO's annotators marked in it (Lin et al. 2014, CC BY 4.0):
-    boxes in pixels, all of class 0, the areas of the masks, and which boxes hold a crowd.
+    None of the course's networks has learned from them.
+
+    Yields:
+        The name for `datasets.load_image`, the photograph (1, 3, H, W) in [0, 1], and COCO's entries of its people.
     """
     folder = checkpoints.folder().with_name("images")
     coco = json.loads((folder / "coco_instances.json").read_text(encoding="utf-8"))
     person = next(each["id"] for each in coco["categories"] if each["name"] == "person")
-    found = {}
     for image in coco["images"]:
         people = [a for a in coco["annotations"] if a["image_id"] == image["id"] and a["category_id"] == person]
+        yield image["name"], images.load(folder / image["file_name"]), people
+
+
+def load_streets() -> dict[str, tuple[Tensor, Objects]]:
+    """Those photographs by their names.
+
+    Each is (1, 3, H, W) in [0, 1] with its people: boxes in pixels, all of class 0, the areas of the masks, and which
+    boxes hold a crowd.
+    """
+    found = {}
+    for name, photograph, people in annotated_streets():
         boxes = torch.tensor([each["bbox"] for each in people]).view(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # COCO's are x, y, width, height
         areas = torch.tensor([each["area"] for each in people])
         crowd = torch.tensor([bool(each["iscrowd"]) for each in people])
         objects = Objects(boxes, torch.zeros(len(people), dtype=torch.int64), areas=areas, crowd=crowd)
-        found[image["name"]] = images.load(folder / image["file_name"]), objects
+        found[name] = photograph, objects
     return found
 
 

@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.base import checkpoints, datasets, images, runtime
+from course_lib.base import images, runtime
 from course_lib.base.images import check_batch
 from course_lib.base.runtime import wide
 from course_lib.detection import coco
 from course_lib.detection.coco import Objects
+from course_lib.detection.pedestrians import annotated_streets
 from course_lib.detection.training import recoloured
 from course_lib.segmentation import rle
 from course_lib.segmentation.instance import Instances, centre_targets, instances, mask_iou
@@ -36,7 +37,6 @@ THRESHOLD, WINDOW, LEAST_AREA = 0.1, 25, 40  # of centres' heights, around them 
 IGNORED = 255  # the id of a pixel of which nobody knows whose it is
 ATTRIBUTION = 4  # the number of the Attribution licence in COCO's files
 _PERSON = 1  # the number of the class in COCO's files
-_SHIPPED = {234748: "street", 165518: "rider", 183709: "crossing", 129648: "skatepark"}  # by COCO's number
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,7 @@ def shipped_people() -> dict[str, People]:
 
     None of the course's networks has learned from them.
     """
-    content = json.loads((checkpoints.folder().with_name("images") / "coco_instances.json").read_text(encoding="utf-8"))
-    found = {}
-    for entry in content["images"]:
-        own = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
-        name = _SHIPPED[entry["id"]]
-        found[name] = _instances(datasets.load_image(name)[0], own, Path())
-    return found
+    return {name: _instances(image[0], people, Path()) for name, image, people in annotated_streets()}
 
 
 def _instances(image: Tensor, annotations: list[dict], _: Path) -> People:
