@@ -108,6 +108,11 @@ def both_real(training: Tensor, held_out: Tensor, most: int = 5000) -> dict[str,
     return dict(zip(("precision", "recall"), metrics.generative_precision_recall(*chosen), strict=True))
 
 
+def by_class(right: Tensor, data: datasets.ImageSet) -> dict[str, metrics.Score]:
+    """The accuracy in each class, by its name, of a judge that was right (bool (N,)) or not about a whole data set."""
+    return {name: metrics.proportion(right[data.labels == k]) for k, name in enumerate(data.classes)}
+
+
 def train(argv: list[str] | None, name: str) -> dict[str, object]:
     """Train, calibrate, test and save the classifier of one data set; returns its scores."""
     preset = PRESETS[name]
@@ -131,8 +136,12 @@ def train(argv: list[str] | None, name: str) -> dict[str, object]:
 
     classifier.calibrate(network.eval(), judged(network, data)[0])
     held_out, predicted = judged(network, test)
-    accuracy = metrics.proportion(predicted.cpu() == test.labels)
-    scores = {"test accuracy": accuracy, "real images": both_real(judged(network, data)[0], held_out)}
+    right = predicted.cpu() == test.labels
+    scores = {
+        "test accuracy": metrics.proportion(right),
+        "real images": both_real(judged(network, data)[0], held_out),
+        "accuracy by class": by_class(right, test),
+    }
     common.export(run, network, scores, seconds=loop.seconds, data=name)
     return scores
 

@@ -238,3 +238,18 @@ def test_the_best_that_real_images_reach(recipe):
         assert found[name].value == pytest.approx(sum(inside) / 297, abs=1 / 297)
         assert found[name].value == pytest.approx(stated[name]["value"], abs=1e-3)
     assert recipe.both_real(training, held_out, most=50)["recall"].n == 50
+
+
+def test_the_accuracy_in_each_class(recipe):
+    """Of the shipped judge of digits, as its header says; together they are the accuracy of all."""
+    stated = json.loads(checkpoints.load("classifier_digits")[1]["score"])
+    test = datasets.load("digits", "test")
+    right = recipe.judged(zoo.load("classifier_digits"), test)[1] == test.labels
+    found = recipe.by_class(right, test)
+    assert {name: score.value for name, score in found.items()} == pytest.approx(
+        {name: score["value"] for name, score in stated["accuracy by class"].items()}, abs=1e-3
+    )
+    assert [found[str(k)].n for k in range(10)] == test.labels.bincount().tolist()
+    assert sum(score.value * score.n for score in found.values()) == pytest.approx(right.sum().item())
+    only_threes = recipe.by_class(test.labels == 3, test)
+    assert [score.value for score in only_threes.values()] == [float(k == 3) for k in range(10)]
