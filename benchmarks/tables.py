@@ -64,7 +64,8 @@ SHOWN = ("Fréchet distance", "precision", "recall", "copied", "agreement", "tes
          "NME", "Penn-Fudan: IoU", "Penn-Fudan: mask AP50", "COCO: IoU", "COCO: mask AP50",
          "retrieval", "swaps of colour", "swaps of shape", "swaps of place", "cosine of the caption's vector",
          "cosine of the prior's, best of 2", "one object, tokens", "two objects, tokens", "two objects, text",
-         "two objects, image", "two objects, held-out pairs, tokens", "two objects, real scenes")  # fmt: skip
+         "two objects, image", "two objects, true image",
+         "two objects, held-out pairs, tokens", "two objects, real scenes")  # fmt: skip
 PERCENT = {"copied", "agreement", "test accuracy", "NME", "retrieval", "swaps of colour", "swaps of shape",
            "swaps of place"}  # fmt: skip
 

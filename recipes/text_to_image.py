@@ -237,9 +237,20 @@ def judge_decoder(
     guidance_scale: float = decoders.GUIDANCE,
 ) -> dict[str, dict[str, metrics.Score]]:
     """What the judge says of an image for each caption, by the number of objects."""
-    rng, device = torch.Generator().manual_seed(0), clip.log_scale.device
+    rng = torch.Generator().manual_seed(0)
     condition = decoders.conditions(captions, way, clip, prior, rng)
-    with runtime.autocast(device):
+    return judge_drawn(denoiser, condition, captions, rng, guidance_scale)
+
+
+def judge_drawn(
+    denoiser: diffusion.Denoiser,
+    condition: torch.Tensor,
+    captions: Sequence[str],
+    rng: torch.Generator,
+    guidance_scale: float = decoders.GUIDANCE,
+) -> dict[str, dict[str, metrics.Score]]:
+    """The same, of an image for each condition: tokens or placed vectors."""
+    with runtime.autocast(condition.device):
         drawn = diffusion.sample(
             denoiser, len(captions), condition, steps=SAMPLER_STEPS, guidance_scale=guidance_scale, rng=rng
         )
@@ -258,9 +269,12 @@ def decoder_scores(
     clip: clips.CLIP,
     prior: diffusion.Denoiser,
 ) -> dict[str, object]:
-    """Class and colour right, of one object and of two, in each way; of held-out pairs; and of real scenes."""
+    """Class and colour right, of one object and of two, in each way; of the vectors of the true images, where no prior
+    can err; of held-out pairs; and of real scenes."""
     scores: dict[str, object] = {}
     rows = [(way, judge_decoder(denoiser, test.captions, way, clip, prior)) for way in decoders.WAYS]
+    own = decoders.placed(text_to_image.embed(clip, test.floats(), test.captions)[0], "image")
+    rows += [("true image", judge_drawn(denoiser, own, test.captions, torch.Generator().manual_seed(0)))]
     rows += [("held-out pairs, tokens", judge_decoder(denoiser, held_out.captions, "tokens", clip, prior))]
     real = judges.judge(test.floats(), test.captions)
     for name, found in [*rows, ("real scenes", judges.by_objects(real, test.captions))]:
