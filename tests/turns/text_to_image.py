@@ -73,3 +73,23 @@ def prior_loss_wrong_2(network, x0, t, y, noise, alpha_bar):
     """Without the square roots."""
     a = alpha_bar[t][:, None]
     return (network(a * x0 + (1 - a) * noise, t, y) - x0).square().mean()
+
+
+def look_up_other(q, k, v, mask):
+    """Pixels stay where they are: einsum over rows and columns at once."""
+    scores = torch.einsum("...dhw,...sd->...shw", q, k) / math.sqrt(q.shape[-3])
+    weights = scores.masked_fill(~mask[..., None, None], -math.inf).softmax(-3)
+    return torch.einsum("...shw,...se->...ehw", weights, v)
+
+
+def look_up_wrong_1(q, k, v, mask):
+    """Cuts the map into rows by a reshape: a row is then no pixel."""
+    rows = q.reshape(*q.shape[:-3], -1, q.shape[-3])
+    found = attention_other(rows, k, v, mask[..., None, :])
+    return found.transpose(-2, -1).unflatten(-1, q.shape[-2:])
+
+
+def look_up_wrong_2(q, k, v, mask):
+    """Every pixel looks at all words, also at padding."""
+    found = attention_other(q.flatten(-2).transpose(-2, -1), k, v, torch.ones_like(mask)[..., None, :])
+    return found.transpose(-2, -1).unflatten(-1, q.shape[-2:])
