@@ -66,25 +66,6 @@ def walk_other(times, n):
     return [times[0], times[1]] * (n - 1) + [times[0], *walk_other(times[1:], n)]
 
 
-def begin_wrong_1(image, strength, noise, schedule):
-    """Forgets that diffusion lives in [-1, 1]."""
-    t = round(strength * schedule.T)
-    a = schedule.alpha_bar[t].item()
-    return t, math.sqrt(a) * image + math.sqrt(1 - a) * noise
-
-
-def begin_wrong_2(image, strength, noise, schedule):
-    """Mixes with the strength itself instead of the schedule's numbers."""
-    return round(strength * schedule.T), (1 - strength) * (2 * image - 1) + strength * noise
-
-
-def begin_other(image, strength, noise, schedule):
-    """By the schedule's own square roots."""
-    t = int(strength * schedule.T + 0.5)
-    a, b = schedule.at(t, image)
-    return t, a * (image + image - 1) + b * noise
-
-
 def translation_loss_wrong_1(logits, answer, x, weight=100.0):
     """Takes the logarithm of a rounded probability: infinite for a logit of −200."""
     return -logits.sigmoid().log().mean() + weight * (answer - x).abs().mean()
@@ -101,3 +82,22 @@ def translation_loss_other(logits, answer, x, weight=100.0):
 
     real = torch.ones_like(logits)
     return F.l1_loss(answer, x) * weight + F.binary_cross_entropy_with_logits(logits, real)
+
+
+def cycle_loss_wrong_1(to_night, to_day, day, night):
+    """Compares with the other side's image, as if these were pairs."""
+    return (to_night(day) - night).abs().mean() + (to_day(night) - day).abs().mean()
+
+
+def cycle_loss_wrong_2(to_night, to_day, day, night):
+    """Only the way that begins by day."""
+    return (to_day(to_night(day)) - day).abs().mean()
+
+
+def cycle_loss_other(to_night, to_day, day, night):
+    """A loop over both ways, by the framework's loss."""
+    ways = (day, (to_night, to_day)), (night, (to_day, to_night))
+    loss = 0
+    for start, (there, back) in ways:
+        loss = loss + torch.nn.functional.l1_loss(back(there(start)), start)
+    return loss
