@@ -1,8 +1,8 @@
 """*Your turn*: each piece that students write is checked as its page says.
 
 A turn is four cells in a row: the task with a folded hint, a stub (tag `stub`), a check of several shapes and values
-(tag `check`), and the folded solution that later cells use (tag `solution`). tests/turns/TOPIC.py holds two wrong
-answers of the kind students give and a right one written differently.
+(tag `check`), and the folded solution that later cells use (tag `solution`). tests/turns/TOPIC.py holds at least two
+wrong answers of the kind students give and a right one written differently.
 """
 
 import ast
@@ -102,7 +102,9 @@ def test_checks_tell_right_from_wrong(path, name, capsys):
     solution = next(c for c in code_cells(read(path)) if c.source.startswith(f"# @title Solution: {name}\n"))
     exec(compile(plain(solution.source), f"{path.stem}: solution", "exec"), page)  # ends with check_NAME(NAME)
     capsys.readouterr()
-    for answer, says in (("other", r"✓"), ("wrong_1", r"✗ \w+: .{10,}"), ("wrong_2", r"✗ \w+: .{10,}")):
+    wrong = [answer.removeprefix(f"{name}_") for answer in vars(module) if answer.startswith(f"{name}_wrong_")]
+    assert len(wrong) >= 2
+    for answer, says in (("other", r"✓"), *((each, r"✗ \w+: .{10,}") for each in wrong)):
         verdict(check, getattr(module, f"{name}_{answer}"))
         printed = capsys.readouterr().out
         assert re.match(says, printed), f"{answer}: {printed}"

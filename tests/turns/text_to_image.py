@@ -24,6 +24,12 @@ def attention_wrong_2(q, k, v, mask):
     return (q @ k.transpose(-2, -1)).masked_fill(~mask, -math.inf).softmax(-1) @ v
 
 
+def attention_wrong_3(q, k, v, mask):
+    """Exchanges dimensions 1 and 2, counted from the front: right for (B, L, d), but not with heads before L."""
+    scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
+    return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+
+
 def contrastive_other(x, y, scale):
     logits = scale * torch.einsum("id,jd->ij", x, y)
     own = logits.diagonal()
