@@ -857,6 +857,17 @@ def test_parts_on_two_devices_are_refused():
         Line().loop(stateful={"network": nn.Linear(1, 1), "other": nn.Linear(1, 1, device="meta")})
 
 
+def test_a_number_in_a_state_lies_nowhere():
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return torch.tensor(3)  # on the CPU, wherever the weights are
+
+        def set_extra_state(self, state):
+            pass
+
+    assert resume.device_of({"network": Counting(1, 1, device="meta")}) == torch.device("meta")
+
+
 def test_a_generator_lies_where_the_network_does(device):
     line = Line(device)
     rng = torch.Generator(device)

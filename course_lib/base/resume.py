@@ -141,7 +141,9 @@ def device_of(modules: Mapping[str, nn.Module]) -> torch.device:
     Raises:
         ValueError: they lie on several devices.
     """
-    devices = {tensor.device: name for name, module in modules.items() for tensor in tensors_of(module).values()}
+    # Not what else a state holds: a plain number in it becomes a tensor on the CPU.
+    held = {name: (*module.parameters(), *module.buffers()) for name, module in modules.items()}
+    devices = {tensor.device: name for name, tensors in held.items() for tensor in tensors}
     if len(devices) > 1:
         where = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
         raise ValueError(f"the modules must lie on one device; {where}")
