@@ -3,13 +3,14 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
 
 os.environ.setdefault("COURSE_OFFLINE", "1")
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from course_lib.base import runtime
 
 # A shell has SIGINT ignored in what it starts in the background; the tests of interruptions send it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,15 +48,10 @@ def threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Each device of this machine in turn, computing with all the digits of its tensors: TF32 keeps 10 bits of 23."""
-    tensor_cores = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [unit.allow_tf32 for unit in tensor_cores]
-    for unit in tensor_cores:
-        unit.allow_tf32 = False
-    yield torch.device(request.param)
-    for unit, allowed in zip(tensor_cores, before, strict=True):
-        unit.allow_tf32 = allowed
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device of this machine in turn."""
+    runtime.keep_all_digits()  # as every lesson's setup cell does
+    return torch.device(request.param)
 
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import normal
 
 from course_lib.base import runtime
 from course_lib.base.loop import descend
@@ -29,6 +30,19 @@ def test_a_seed_repeats_everything(device):
         return [random.random(), np.random.rand(), torch.rand(2).tolist(), drawn]
 
     assert draw(7) == draw(7) != draw(8)
+
+
+def test_float32_keeps_its_digits():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    runtime.seed_everything(0)
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_convolutions_keep_their_digits(device):
+    x, weight = normal(2, 64, 16, 16), normal(64, 64, 3, 3, seed=1)
+    exact = torch.nn.functional.conv2d(x, weight)
+    found = torch.nn.functional.conv2d(x.float().to(device), weight.float().to(device)).cpu().double()
+    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()  # TF32: 1e-3
 
 
 def test_gradients_of_a_network_repeat(device):
