@@ -1,13 +1,16 @@
 """What every test shares: no downloads, seeded random numbers, and the devices that are present."""
 
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterator
 
 os.environ.setdefault("COURSE_OFFLINE", "1")
 
 import pytest
 import torch
+from fake_cuda import fake_cuda
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from course_lib.base import runtime
@@ -47,11 +50,13 @@ def threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device of this machine in turn."""
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The CPU, and the CUDA card; where there is none, a simulated one, which knows where tensors lie."""
     runtime.keep_all_digits()  # as every lesson's setup cell does
-    return torch.device(request.param)
+    simulated = request.param == "cuda" and not torch.cuda.is_available()
+    with fake_cuda() if simulated else contextlib.nullcontext():
+        yield torch.device(request.param)
 
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}

@@ -43,7 +43,7 @@ def visual_hull(masks: Tensor, cameras: list[Camera], box: Box, n: int = 96) -> 
     if masks.ndim != 3 or len(masks) != len(cameras) or len(masks) == 0:
         raise ValueError(f"expected masks (V, H, W) for V ≥ 1 cameras; got {tuple(masks.shape)}, {len(cameras)}")
     H, W = masks.shape[1:]
-    X = voxel_centres(box, n).to(masks.device)
+    X = voxel_centres(box, n)
     left = torch.ones(n, n, n, device=masks.device)
     for view, camera in enumerate(cameras):
         if (camera.height, camera.width) != (H, W):
@@ -51,7 +51,7 @@ def visual_hull(masks: Tensor, cameras: list[Camera], box: Box, n: int = 96) -> 
         mask = masks[view].float()
         if not (mask > 0.5).any():
             raise ValueError(f"the silhouette of view {view} is empty: it would carve everything")
-        x, depth = camera.project(X.to(camera.K))
+        x, depth = (found.to(masks.device) for found in camera.project(X.to(camera.K)))
         there = (2 * x / torch.tensor([W, H]).to(x) - 1).float()
         seen = (depth > 0) & (there.abs() <= 1).all(-1)
         # Pixels are squares from corner to corner, hence align_corners=False.

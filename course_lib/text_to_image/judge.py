@@ -55,7 +55,7 @@ def read(images: Tensor, detector: torch.nn.Module | None = None) -> list[Readin
 
     Args:
         images: of scenes, of any size from 32.
-        detector: in evaluation mode; None: the shipped `detector_scenes`.
+        detector: in evaluation mode, on any device; None: the shipped `detector_scenes`.
 
     Raises:
         ValueError: images that are no RGB images in [0, 1], or not square.
@@ -78,7 +78,7 @@ def _objects(detector: torch.nn.Module, images: Tensor) -> list[tuple[Tensor, Te
 
     As `detection.detect`; lesson 10 explains it. There boxes of two classes may overlap, here one thing is not two.
     """
-    predicted, found = detector(images), []
+    predicted, found = detector(images.to(next(detector.parameters()).device)), []
     heatmaps = predicted.heatmap.sigmoid()
     peaks = (heatmaps == F.max_pool2d(heatmaps, 3, 1, 1)) & (heatmaps >= SURE)
     for heatmap, boxes, peak in zip(heatmaps, predicted.boxes, peaks, strict=True):
