@@ -74,12 +74,12 @@ def tensors_in(*things: Any) -> list[Tensor]:
 class Rng(torch.Generator):
     """A generator that says where it draws."""
 
+    device = None  # hides torch's own
+
     def __new__(cls, device: torch.device | str = "cpu") -> "Rng":
         rng = super().__new__(cls, "cpu")
         rng.device = CARD if torch.device(device).type == "cuda" else CPU
         return rng
-
-    device = None  # hides torch's own
 
     def manual_seed(self, seed: int) -> "Rng":
         return super().manual_seed(seed if self.device == CPU else (seed + 1_000_003) % 2**63)
@@ -93,7 +93,7 @@ class Books(TorchFunctionMode):
         here = device_of(args[0]) if args and isinstance(args[0], Tensor) else CPU
         if name == "__get__":
             told = {"device": here, "is_cuda": here == CARD, "is_cpu": here == CPU}
-            if (attribute := function.__self__.__name__) in told:
+            if (attribute := getattr(function.__self__, "__name__", "")) in told:
                 return told[attribute]
         if name in ("cuda", "cpu", "to"):
             return moved(here, *args, **kwargs) if name == "to" else moved(here, args[0], name)
@@ -154,11 +154,13 @@ def check(name: str, args: tuple, given: list[Tensor]) -> None:
 
 
 def new_parameter(cls, data=None, requires_grad=True, _new=nn.Parameter.__new__):
+    """`nn.Parameter`, whose making no mode sees."""
     parameter = _new(cls, data, requires_grad)
     return parameter if data is None else put(parameter, device_of(data))
 
 
 def apply(cls, *args, _apply=torch.autograd.Function.__dict__["apply"]):
+    """`autograd.Function.apply`, which no mode sees either."""
     result = _apply.__get__(None, cls)(*args)
     if any(device_of(t) == CARD for t in tensors_in(args)):
         for tensor in tensors_in(result):
@@ -167,6 +169,7 @@ def apply(cls, *args, _apply=torch.autograd.Function.__dict__["apply"]):
 
 
 def autocast(device_type: str, *args: Any, _autocast: type = torch.autocast, **kwargs: Any) -> Any:
+    """`torch.autocast`; the card's is the CPU's."""
     return _autocast("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
 
 
