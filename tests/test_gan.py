@@ -785,7 +785,7 @@ def test_load_builds_what_the_recipe_trains(name, tmp_path, monkeypatch):
     G = preset.networks(shape)[0].half()
     monkeypatch.setattr(checkpoints, "folder", lambda: tmp_path)
     checkpoints.save(tmp_path / f"{name}.safetensors", G.state_dict(), recipe="none", seed=0, score="none")
-    loaded = zoo.load(name)
+    loaded = zoo.load(name, "cpu")
     z, labels = normal(3, G.z_dim, dtype=torch.float32), torch.tensor([0, 1, 9])
     given_ = (labels,) if G.classes else ()
     assert torch.equal(loaded(z, *given_), G.float().eval()(z, *given_))

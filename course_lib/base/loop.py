@@ -294,7 +294,7 @@ class Loop:
             if self.done == 0:
                 mixed = not isinstance(runtime.autocast(self.device), contextlib.nullcontext)
                 self._mixed = distributed.gather(mixed)[0]  # a clock may have decided, and otherwise in each
-                distributed.copy_from_main(t for m in self._modules.values() for t in resume.tensors_of(m).values())
+                distributed.copy_from_main(t for module in self._modules.values() for t in resume.held_by(module))
                 distributed.use_other_randomness(self._rngs.values())
             return
         found = differences(state.get("settings", {}), self._settings)

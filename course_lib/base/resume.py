@@ -135,15 +135,18 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
+def held_by(module: nn.Module) -> tuple[Tensor, ...]:
+    """Its weights and buffers, but not what else its state holds: there a plain number becomes a tensor on the CPU."""
+    return *module.parameters(), *module.buffers()
+
+
 def device_of(modules: Mapping[str, nn.Module]) -> torch.device:
     """Where all modules lie; the CPU if they hold nothing.
 
     Raises:
         ValueError: they lie on several devices.
     """
-    # Not what else a state holds: a plain number in it becomes a tensor on the CPU.
-    held = {name: (*module.parameters(), *module.buffers()) for name, module in modules.items()}
-    devices = {tensor.device: name for name, tensors in held.items() for tensor in tensors}
+    devices = {tensor.device: name for name, module in modules.items() for tensor in held_by(module)}
     if len(devices) > 1:
         where = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
         raise ValueError(f"the modules must lie on one device; {where}")

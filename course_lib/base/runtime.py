@@ -67,6 +67,7 @@ def seed_everything(seed: int, device: torch.device | str = "cpu") -> torch.Gene
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False  # picks kernels by timing, so a run may differ from the last
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # else each new tensor is written twice
     keep_all_digits()
     return torch.Generator(device).manual_seed(seed)
 
