@@ -13,7 +13,7 @@ def test_quick_run(tmp_path, capsys):
         pytest.skip("needs mnist and cat_faces, in COURSE_DATA or the cache")
     tables = benchmark.main(["--quick", "--json", str(tmp_path / "figures.json")])
     report = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert report.keys() == {"environment", *tables}
+    assert report.keys() == {"environment", "environments", *tables}
     for r in (2, 4):
         rows = tables["super_resolution"]
         assert rows[f"×{r} shipped"]["PSNR, dB"] > rows[f"×{r} bicubic"]["PSNR, dB"] + 0.5
